@@ -1,0 +1,83 @@
+"""A Ray on this machine: what it offers, started on loopback with token authentication, and ended with us."""
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from orchestrator.errors import LimbeckError
+from orchestrator.feasibility import GB, Offer
+
+_OBJECT_STORE_BYTES = 200 * 10**6
+"""Ray carries only small answers: data goes through the store."""
+
+
+def offer(disk_bytes: int | None = None) -> Offer:
+    """What this machine has to give: cores we may run on, GPUs, four fifths of the memory that is free."""
+    memory = psutil.virtual_memory().available * 0.8
+    return Offer(
+        where="this machine",
+        cpus=float(len(os.sched_getaffinity(0))),
+        gpus=float(_gpus()),
+        memory_gb=round(memory / GB, 2),
+        disk_gb=None if disk_bytes is None else round(disk_bytes / GB, 2),
+    )
+
+
+@contextlib.contextmanager
+def session(offered: Offer) -> Iterator[None]:
+    """A Ray with just these resources while the context lasts."""
+    _use_token()
+    import ray  # after the token: Ray reads its settings when it is imported
+
+    try:
+        ray.init(
+            address="local",
+            num_cpus=int(offered.cpus),
+            num_gpus=int(offered.gpus),
+            _memory=int(offered.memory_gb * GB),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            configure_logging=False,
+            namespace="limbeck",
+        )
+    except (RuntimeError, OSError, ValueError, ConnectionError) as error:
+        raise LimbeckError(f"Ray does not start on this machine: {error}; see `limbeck doctor`") from error
+    try:
+        # Ray prints what the engine says in its own words, and standard output is for answers.
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        ray.shutdown()
+
+
+def _use_token() -> None:
+    """Ray reads the token from a file; we make it ourselves, because Ray's own would be readable by all."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] != "token" or "RAY_AUTH_TOKEN" in os.environ:
+        return
+    path = Path(os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(Path.home() / ".cache/limbeck/ray_token")))
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+        out.write(secrets.token_hex(32))
+    with contextlib.suppress(FileExistsError):
+        os.link(draft, path)
+    draft.unlink()
+
+
+def _gpus() -> int:
+    """GPUs that torch can use; torch is imported only where a driver is present."""
+    if not Path("/proc/driver/nvidia").exists() and not Path("/dev/kfd").exists():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

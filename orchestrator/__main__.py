@@ -1,0 +1,5 @@
+"""`python -m orchestrator` is `limbeck`."""
+
+from orchestrator.cli import main
+
+main()

@@ -1,0 +1,228 @@
+"""The verbs of `limbeck`. Each parses, calls and answers; what they call is imported when they are used."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.errors import LimbeckError
+
+app = typer.Typer(
+    name="limbeck",
+    help="Distil datasets and models on a Ray cluster, every shard exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+artifacts = typer.Typer(help="What has been made, from what, is it intact.", no_args_is_help=True)
+app.add_typer(artifacts, name="artifacts")
+
+ExperimentPath = Annotated[Path, typer.Argument(metavar="EXP", help="Path of the experiment's YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[a.b=c ...]", help="Settings to change, as experts.epochs=5.")
+]
+StoreUri = Annotated[
+    str, typer.Option("--store", envvar="LIMBECK_STORE", help="Folder that keeps what is made.")
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option("--tracking", envvar="LIMBECK_TRACKING", help="MLflow URI; default: SQLite in the store."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON value on standard output.")]
+Only = Annotated[str | None, typer.Option("--only", metavar="STAGE", help="Run just this stage.")]
+Since = Annotated[
+    str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and those after it.")
+]
+Fresh = Annotated[
+    str | None, typer.Option("--fresh", metavar="STAGE", help="Make this stage and those after it anew.")
+]
+ArtifactName = Annotated[
+    str, typer.Argument(metavar="ARTIFACT", help="Id or the start of it, a stage, or experiment/stage.")
+]
+DEFAULT_STORE = "limbeck-store"
+
+
+@app.command()
+def run(
+    experiment: ExperimentPath,
+    overrides: Overrides = None,
+    store: StoreUri = DEFAULT_STORE,
+    tracking: TrackingUri = None,
+    only: Only = None,
+    since: Since = None,
+    fresh: Fresh = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run what is not cached yet; the same command resumes."""
+    from orchestrator.verbs import running
+
+    running.run(experiment, overrides or [], store, tracking, only, since, fresh, as_json)
+
+
+@app.command()
+def plan(
+    experiment: ExperimentPath,
+    overrides: Overrides = None,
+    store: StoreUri = DEFAULT_STORE,
+    only: Only = None,
+    since: Since = None,
+    fresh: Fresh = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a run would do: shards, resources, time and disk."""
+    from orchestrator.verbs import running
+
+    running.plan(experiment, overrides or [], store, only, since, fresh, as_json)
+
+
+@app.command()
+def runs(
+    store: StoreUri = DEFAULT_STORE,
+    pin: Annotated[str | None, typer.Option(metavar="RUN", help="Keep this run's artifacts.")] = None,
+    unpin: Annotated[str | None, typer.Option(metavar="RUN", help="Let them go again.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what has been run; pin a run so that gc spares it."""
+    from orchestrator.verbs import keeping
+
+    keeping.runs(store, pin, unpin, as_json)
+
+
+@app.command()
+def tasks(as_json: AsJson = False) -> None:
+    """List the tasks."""
+    from orchestrator.verbs import about
+
+    about.tasks(as_json)
+
+
+@app.command()
+def datasets(as_json: AsJson = False) -> None:
+    """List the datasets, and the forms of your own."""
+    from orchestrator.verbs import about
+
+    about.datasets(as_json)
+
+
+@app.command()
+def schema(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of the task.")], as_json: AsJson = False
+) -> None:
+    """Show the settings of a task."""
+    from orchestrator.verbs import about
+
+    about.schema(task, as_json)
+
+
+@app.command()
+def doctor(store: StoreUri = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Show what this machine can do, and what it lacks."""
+    from orchestrator.verbs import about
+
+    about.doctor(store, as_json)
+
+
+@app.command()
+def ui(
+    store: StoreUri = DEFAULT_STORE,
+    tracking: TrackingUri = None,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
+) -> None:
+    """Serve MLflow's web page over the store, on loopback, until Ctrl-C."""
+    from orchestrator.verbs import about
+
+    about.ui(store, tracking, port)
+
+
+@artifacts.command("ls")
+def artifacts_ls(
+    store: StoreUri = DEFAULT_STORE,
+    kind: Annotated[str | None, typer.Option(help="Only this kind.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only what this task made.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List artifacts, newest first."""
+    from orchestrator.verbs import keeping
+
+    keeping.ls(store, kind, task, as_json)
+
+
+@artifacts.command("show")
+def artifacts_show(artifact: ArtifactName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Show one artifact: settings, facts, metrics, files."""
+    from orchestrator.verbs import keeping
+
+    keeping.show(artifact, store, as_json)
+
+
+@artifacts.command("lineage")
+def artifacts_lineage(
+    artifact: ArtifactName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = False
+) -> None:
+    """Show from what it was made, down to data and commit, and what was made of it."""
+    from orchestrator.verbs import keeping
+
+    keeping.lineage(artifact, store, as_json)
+
+
+@artifacts.command("verify")
+def artifacts_verify(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[ARTIFACT ...]", help="Default: all.")] = None,
+    store: StoreUri = DEFAULT_STORE,
+    repair: Annotated[
+        bool, typer.Option(help="Drop what is broken, so that the next run makes just that again.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hash everything again and compare; exit code 1 where something is broken."""
+    from orchestrator.verbs import keeping
+
+    keeping.verify(names or [], store, repair, as_json)
+
+
+@artifacts.command("export")
+def artifacts_export(
+    artifact: ArtifactName,
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    store: StoreUri = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Copy an artifact's files, under readable names, into a folder."""
+    from orchestrator.verbs import keeping
+
+    keeping.export(artifact, folder, store, as_json)
+
+
+@artifacts.command("gc")
+def artifacts_gc(
+    store: StoreUri = DEFAULT_STORE,
+    apply: Annotated[bool, typer.Option("--apply", help="Really remove; without it only a report.")] = False,
+    keep: Annotated[int, typer.Option(help="Newest runs of each experiment to keep.", min=0)] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what no kept run needs."""
+    from orchestrator.verbs import keeping
+
+    keeping.gc(store, apply, keep, as_json)
+
+
+def main() -> None:
+    """The command `limbeck`; every error of the user's or ours that we know ends in one message."""
+    try:
+        app()
+    except LimbeckError as error:
+        _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on from here", 130)
+
+
+def _complain(message: str, code: int) -> None:
+    for line in message.splitlines():
+        sys.stderr.write(f"limbeck: {line}\n")
+    if "--json" in sys.argv:
+        answer: dict[str, Any] = {"error": message, "exit_code": code}
+        sys.stdout.write(json.dumps(answer) + "\n")
+    raise SystemExit(code)

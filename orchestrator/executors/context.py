@@ -1,0 +1,109 @@
+"""What a task sees of its worker: one Context a shard. Knows the store, not Ray."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.store import Store
+from orchestrator.task import Json, Progress, derive_seed
+
+_HISTORY = "__history__"
+
+
+class Stopped(Exception):
+    """Raised inside a shard, after its progress was saved, when the run is to stop."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or metric became NaN or infinite."""
+
+
+@dataclass
+class History:
+    """What a shard has logged. Rebuilt from its progress, so that an interrupted shard has all of it."""
+
+    metrics: list[dict[str, Json]] = field(default_factory=list)
+    """{step, values, time_ms}"""
+    previews: list[dict[str, Json]] = field(default_factory=list)
+    """{name, step, blob, size, time_ms}"""
+
+
+class ShardContext:
+    """Fulfils `orchestrator.task.Context` for one shard (or one closing step, whose key is the stage's)."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        key: str,
+        label: str,
+        stream: tuple[Json, ...],
+        device: str,
+        progress_s: float,
+        stop: threading.Event,
+    ) -> None:
+        self.device = device
+        self.history = History()
+        self.beats = 0
+        self._store, self._key, self._label, self._stream, self._stop = store, key, label, stream, stop
+        self._progress_s, self._saved = progress_s, time.monotonic()
+        self._lock = threading.Lock()
+        self._sent = [0, 0]
+
+    def seed(self, *path: str | int) -> int:
+        return derive_seed(*self._stream, *path)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise NonFiniteError(
+                    f"{name} is {value} at step {step} of {self._label}; lower the learning rate, "
+                    "or look for bad values in the data"
+                )
+        with self._lock:
+            values = {name: float(value) for name, value in metrics.items()}
+            self.history.metrics.append({"step": step, "values": values, "time_ms": _now_ms()})
+        self.beats += 1
+
+    def preview(self, name: str, png: bytes, step: int = 0) -> None:
+        blob = self._store.put_blob(png)
+        with self._lock:
+            self.history.previews.append(
+                {"name": name, "step": step, "blob": blob.digest, "size": blob.size, "time_ms": _now_ms()}
+            )
+        self.beats += 1
+
+    def save_progress(self, make: Callable[[], Progress]) -> None:
+        self.beats += 1
+        stopping = self._stop.is_set()
+        if stopping or time.monotonic() - self._saved >= self._progress_s:
+            made = make()
+            history = {"metrics": self.history.metrics, "previews": self.history.previews}
+            facts = {**made.facts, _HISTORY: history}
+            self._store.save_progress(self._key, Progress(made.tensors, facts))
+            self._saved = time.monotonic()
+        if stopping:
+            raise Stopped(self._label)
+
+    def load_progress(self) -> Progress | None:
+        saved = self._store.load_progress(self._key)
+        if saved is None:
+            return None
+        facts = dict(saved.facts)
+        with self._lock:
+            self.history = History(**facts.pop(_HISTORY))
+        return Progress(saved.tensors, facts)
+
+    def news(self) -> dict[str, Any]:
+        """What was logged since the last call, and how often the shard gave a sign of life."""
+        with self._lock:
+            metrics, previews = self.history.metrics[self._sent[0] :], self.history.previews[self._sent[1] :]
+            self._sent = [len(self.history.metrics), len(self.history.previews)]
+        return {"beats": self.beats, "metrics": metrics, "previews": previews}
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

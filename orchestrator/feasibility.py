@@ -1,0 +1,65 @@
+"""What is offered, what a worker asks, and how many fit. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.experiment import Resources
+from orchestrator.task import Needs
+
+if TYPE_CHECKING:
+    from orchestrator.plan import StagePlan
+
+GB = 10**9
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the machine or cluster has to give."""
+
+    where: str
+    cpus: float
+    gpus: float
+    memory_gb: float
+    disk_gb: float | None
+    """Free space for the store in GB; None where it cannot be known."""
+
+    def fits(self, needs: Needs) -> int:
+        """How many workers of this size fit side by side."""
+        limits = [self.cpus / needs.cpus, self.memory_gb / needs.memory_gb]
+        if needs.gpus > 0:
+            limits.append(self.gpus / needs.gpus)
+        return int(min(limits) + 1e-9)
+
+
+def merged(needs: Needs, asked: Resources) -> Needs:
+    """What the task needs, with what the stage asks instead."""
+    return Needs(
+        cpus=needs.cpus if asked.cpus is None else asked.cpus,
+        gpus=needs.gpus if asked.gpus is None else asked.gpus,
+        memory_gb=needs.memory_gb if asked.memory_gb is None else asked.memory_gb,
+        threads=needs.threads if asked.threads is None else asked.threads,
+    )
+
+
+def problems(stages: Sequence["StagePlan"], offer: Offer) -> list[str]:
+    """One line for each demand that cannot be met; empty when the plan can run."""
+    found: list[str] = []
+    for plan in stages:
+        for what, asked, offered in (
+            ("cpus", plan.needs.cpus, offer.cpus),
+            ("gpus", plan.needs.gpus, offer.gpus),
+            ("memory_gb", plan.needs.memory_gb, offer.memory_gb),
+        ):
+            if plan.todo and asked > offered + 1e-9:
+                found.append(
+                    f"stages.{plan.name}.resources.{what}: a worker asks {asked:g}, {offer.where} offers "
+                    f"{offered:g}; ask less, or run where there is more"
+                )
+    disk_gb = sum(plan.disk_bytes for plan in stages) / GB
+    if offer.disk_gb is not None and disk_gb > offer.disk_gb:
+        found.append(
+            f"the store needs about {disk_gb:.1f} GB more, {offer.disk_gb:.1f} GB are free; "
+            "free some (`limbeck artifacts gc`) or give another --store"
+        )
+    return found

@@ -1,0 +1,230 @@
+"""Experiment and store to a Plan: stages in order, their keys, the shards still to do. Pure: it only reads."""
+
+import statistics
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.catalogue import AnyTask, find_task, source_digest, targets
+from orchestrator.errors import UserError, nearest
+from orchestrator.experiment import Experiment, Stage
+from orchestrator.feasibility import Offer, merged
+from orchestrator.stagekeys import shard_key, stage_key
+from orchestrator.store import Manifest, Store
+from orchestrator.task import Facts, Needs, Shard
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage instance will do."""
+
+    stage: Stage
+    task: AnyTask
+    needs: Needs
+    key: str
+    """Key of the stage, and so the id of the artifact to be."""
+    inputs: Mapping[str, str]
+    """Config field to the id of the artifact it takes."""
+    upstream: tuple[str, ...]
+    """Stage instances that have to be done before."""
+    facts: Facts
+    shards: tuple[Shard, ...]
+    shard_keys: tuple[str, ...]
+    todo: tuple[int, ...]
+    """Indices of the shards that the store does not hold."""
+    cached: bool
+    """The artifact is published: nothing is left to do."""
+    selected: bool
+    """To be run; a stage that is neither selected nor cached is left out of this run."""
+    workers: int
+    seconds: float | None
+    """Estimated seconds for what is left, from earlier runs of the same task; None: unknown."""
+    disk_bytes: int
+    """Estimated bytes that what is left will add to the store."""
+    source_changed: bool
+    """The code of the task is another than that which made the cached artifact."""
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    @property
+    def target(self) -> str:
+        return targets()[self.stage.options.task]
+
+    @property
+    def active(self) -> bool:
+        return self.selected and not self.cached
+
+    def row(self) -> dict[str, Any]:
+        """This stage in the plan, as plain JSON."""
+        return {
+            "stage": self.name,
+            "task": self.stage.options.task,
+            "artifact": self.key,
+            "cached": self.cached,
+            "selected": self.selected,
+            "shards": len(self.shards),
+            "shards_done": len(self.shards) - len(self.todo),
+            "shards_todo": len(self.todo) if self.active else 0,
+            "workers": self.workers,
+            "needs": {
+                "cpus": self.needs.cpus,
+                "gpus": self.needs.gpus,
+                "memory_gb": self.needs.memory_gb,
+                "threads": self.needs.threads,
+            },
+            "seconds": self.seconds,
+            "disk_bytes": self.disk_bytes,
+            "source_changed": self.source_changed,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stage instances in an order in which they can run."""
+
+    experiment: Experiment
+    offer: Offer
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Estimated seconds of the whole, or None where a stage's is unknown."""
+        parts = [plan.seconds for plan in self.stages if plan.active]
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
+
+
+def make_plan(
+    experiment: Experiment,
+    store: Store,
+    offer: Offer,
+    *,
+    only: str | None = None,
+    since: str | None = None,
+    fresh: str | None = None,
+) -> Plan:
+    """Plans every stage; `only` and `since` select, `fresh` counts a stage and all after it as not done."""
+    for option, name in (("--only", only), ("--from", since), ("--fresh", fresh)):
+        if name is not None and name not in experiment.names:
+            raise UserError(f"{option} {name}: there is no such stage; {nearest(name, experiment.names)}")
+    renewed = downstream(experiment, fresh) if fresh else frozenset[str]()
+    selected = _selected(experiment, only, since)
+    rates = _seconds_per_shard(store)
+    plans: dict[str, StagePlan] = {}
+    for stage in experiment.stages:
+        plans[stage.name] = _plan_stage(
+            stage, experiment.seed, plans, store, offer, rates, stage.base in selected, stage.base in renewed
+        )
+    plan = Plan(experiment, offer, tuple(plans.values()))
+    _check_selection(plan, plans)
+    return plan
+
+
+def downstream(experiment: Experiment, name: str) -> frozenset[str]:
+    """The stage and every stage that takes, directly or not, what it makes."""
+    found = {name}
+    for stage in experiment.stages:
+        if found & {source.partition("[")[0] for source in stage.sources.values()}:
+            found.add(stage.base)
+    return frozenset(found)
+
+
+def _selected(experiment: Experiment, only: str | None, since: str | None) -> Collection[str]:
+    if only:
+        return {only}
+    return downstream(experiment, since) if since else experiment.names
+
+
+def _plan_stage(
+    stage: Stage,
+    seed: int,
+    earlier: Mapping[str, StagePlan],
+    store: Store,
+    offer: Offer,
+    rates: Mapping[str, float],
+    selected: bool,
+    renewed: bool,
+) -> StagePlan:
+    task, name = find_task(stage.options.task), stage.options.task
+    sources = {field: _source(stage, field, named, earlier, store) for field, named in stage.sources.items()}
+    inputs = {field: source[0] for field, source in sources.items()}
+    try:
+        facts = task.describe(stage.config, {field: source[1] for field, source in sources.items()})
+        shards = tuple(task.shards(stage.config, facts))
+        keys = tuple(shard_key(name, task.version, seed, stage.config, inputs, shard) for shard in shards)
+    except (ValueError, OSError) as error:
+        raise UserError(f"stages.{stage.name}: {error}") from error
+    assert len(set(keys)) == len(keys) > 0, f"{name}: shards without work or with equal identities"
+    key = stage_key(name, task.version, stage.config, inputs, keys)
+    manifest = None if renewed else store.manifest(key)
+    done = set(keys) if manifest else set() if renewed else store.committed(keys)
+    todo = tuple(index for index, shard in enumerate(keys) if shard not in done)
+    needs = merged(task.needs, stage.options.resources)
+    workers = max(1, min(stage.options.resources.workers or offer.fits(needs), max(1, len(todo))))
+    workers = max(1, min(workers, offer.fits(needs)))
+    active = selected and manifest is None
+    return StagePlan(
+        stage=stage, task=task, needs=needs, key=key, inputs=inputs,
+        upstream=tuple(dict.fromkeys(named for named in stage.sources.values() if named in earlier)),
+        facts=facts, shards=shards, shard_keys=keys, todo=todo, cached=manifest is not None, selected=selected,
+        workers=workers,
+        seconds=_estimate(rates.get(name), len(todo), workers) if active else 0.0,
+        disk_bytes=sum(shards[index].disk_bytes for index in todo) if active else 0,
+        source_changed=_source_changed(manifest, targets()[name]),
+    )  # fmt: skip
+
+
+def _source(
+    stage: Stage, field: str, named: str, earlier: Mapping[str, StagePlan], store: Store
+) -> tuple[str, Facts]:
+    """Id and facts of what a field names, checked to be of the kind that it takes."""
+    from orchestrator.experiment import input_fields
+
+    if named in earlier:
+        artifact, facts, kind = earlier[named].key, earlier[named].facts, earlier[named].task.makes
+    else:
+        manifest = store.manifest(named)
+        if manifest is None:
+            raise UserError(
+                f"stages.{stage.name}.{field}: the store holds no artifact {named}; see `limbeck artifacts ls`"
+            )
+        artifact, facts, kind = manifest.id, manifest.facts, manifest.kind
+    wanted = input_fields(type(stage.config))[field].kind
+    if kind != wanted:
+        raise UserError(f"stages.{stage.name}.{field}: {named} is of kind {kind!r}, expected {wanted!r}")
+    return artifact, facts
+
+
+def _source_changed(manifest: Manifest | None, target: str) -> bool:
+    return manifest is not None and manifest.provenance.get("source") not in (None, source_digest(target))
+
+
+def _seconds_per_shard(store: Store) -> dict[str, float]:
+    """Task to the median seconds of a shard in the newest artifact that it made."""
+    newest: dict[str, Manifest] = {}
+    for manifest in store.manifests():
+        other = newest.get(manifest.task)
+        if other is None or manifest.provenance["created"] > other.provenance["created"]:
+            newest[manifest.task] = manifest
+    return {
+        task: statistics.median(manifest.provenance["shard_seconds"])
+        for task, manifest in newest.items()
+        if manifest.provenance.get("shard_seconds")
+    }
+
+
+def _estimate(rate: float | None, shards: int, workers: int) -> float | None:
+    return None if rate is None and shards else (rate or 0.0) * -(-shards // workers)
+
+
+def _check_selection(plan: Plan, plans: Mapping[str, StagePlan]) -> None:
+    for stage in plan.stages:
+        if not stage.active:
+            continue
+        for name in stage.upstream:
+            if not plans[name].selected and not plans[name].cached:
+                raise UserError(
+                    f"stage {stage.name} needs {name}, which is not made yet; run without --only and --from first"
+                )

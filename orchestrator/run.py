@@ -1,0 +1,267 @@
+"""Walks a Plan: starts what can start, records what happens, tells the tracker. The store keeps the truth."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator.console import Console
+from orchestrator.errors import Interrupted
+from orchestrator.executors.sharded import News, ShardedStage, wait_for
+from orchestrator.executors.worker import Assignment
+from orchestrator.feasibility import Offer
+from orchestrator.plan import Plan, StagePlan
+from orchestrator.provenance import commit, now_ms
+from orchestrator.spool import Spool
+from orchestrator.stagekeys import content_digests
+from orchestrator.store import RunRecord, StageRecord, Store
+
+_WAIT_S = 0.2
+_REPLAYED_SHARDS = 200
+"""A cached stage with more shards than this shows its final metrics in the tracker, not all curves."""
+
+
+@dataclass
+class _Progress:
+    """One stage of the run, as the driver keeps it."""
+
+    plan: StagePlan
+    state: str = "pending"
+    pool: ShardedStage | None = None
+    workers: int = 0
+    started: float = 0.0
+    seconds: float = 0.0
+
+
+class Run:
+    """One walk over a plan. `go` returns the record; `request_stop` may be called from a signal handler."""
+
+    def __init__(self, plan: Plan, record: RunRecord, store: Store, spool: Spool, console: Console) -> None:
+        self._plan, self._store, self._spool, self._console = plan, store, spool, console
+        self.record = record
+        self._stages = {stage.name: _Progress(stage) for stage in plan.stages}
+        self._stop = False
+
+    def request_stop(self) -> None:
+        """Ends the run soon: workers save their progress, and nothing new is started."""
+        self._stop = True
+
+    def go(self) -> RunRecord:
+        """Runs until nothing is left, and raises Interrupted when it was asked to stop."""
+        self._announce()
+        try:
+            while not self._settled():
+                self._start_ready()
+                active = self._active()
+                wait_for(active, _WAIT_S)
+                for pool in active:
+                    pool.tick()
+                self._collect()
+                self._show()
+        except BaseException:
+            self._finish("interrupted")
+            raise
+        finally:
+            for progress in self._stages.values():
+                if progress.pool:
+                    progress.pool.kill()
+        if self._stop:
+            self._finish("interrupted")
+            raise Interrupted(f"run {self.record.run_id} was stopped; the same command goes on from here")
+        failed = any(progress.state in ("failed", "blocked") for progress in self._stages.values())
+        return self._finish("failed" if failed else "done")
+
+    def _announce(self) -> None:
+        experiment = self._plan.experiment
+        self._save("running")
+        self._store.save_plan(
+            self.record.run_id, {stage.name: stage.shard_keys for stage in self._plan.stages}
+        )
+        self._spool.run_started(
+            run_id=self.record.run_id, experiment=experiment.name,
+            params=_flat({"seed": experiment.seed, "stages": experiment.document["stages"]}),
+            tags={"commit": commit() or "", "overrides": " ".join(experiment.overrides)},
+        )  # fmt: skip
+
+    def _settled(self) -> bool:
+        if self._stop:
+            for progress in self._stages.values():
+                if progress.pool and not progress.pool.outcome.stopped:
+                    progress.pool.stop()
+            return not self._active()
+        return all(progress.state not in ("pending", "running") for progress in self._stages.values())
+
+    def _active(self) -> list[ShardedStage]:
+        pools = [progress.pool for progress in self._stages.values() if progress.state == "running"]
+        return [pool for pool in pools if pool and not pool.finished]
+
+    def _start_ready(self) -> None:
+        for progress in self._stages.values():
+            if progress.state != "pending" or self._stop:
+                continue
+            states = [self._stages[name].state for name in progress.plan.upstream]
+            if any(state in ("failed", "blocked") for state in states):
+                progress.state = "blocked"
+            elif progress.plan.cached:
+                self._take_cached(progress)
+            elif not progress.plan.selected:
+                progress.state = "skipped"
+            elif all(state in ("done", "cached") for state in states):
+                self._start(progress)
+
+    def _start(self, progress: _Progress) -> None:
+        plan = progress.plan
+        workers = min(plan.workers, self._free().fits(plan.needs))
+        if workers < 1:
+            return
+        progress.state, progress.workers, progress.started = "running", workers, time.monotonic()
+        self._tell_started(plan)
+        self._replay(plan, [key for i, key in enumerate(plan.shard_keys) if i not in set(plan.todo)])
+        progress.pool = ShardedStage(
+            plan, self._assignment(plan), self._plan.offer, workers, self._hears(plan),
+            lambda shard, problem: self._console.failure(plan.name, shard, problem),
+        )  # fmt: skip
+        progress.pool.begin()
+
+    def _free(self) -> Offer:
+        """What the stages under way leave."""
+        offer = self._plan.offer
+        for progress in self._stages.values():
+            if progress.state == "running":
+                needs, n = progress.plan.needs, progress.workers
+                offer = replace(
+                    offer,
+                    cpus=offer.cpus - n * needs.cpus,
+                    gpus=offer.gpus - n * needs.gpus,
+                    memory_gb=offer.memory_gb - n * needs.memory_gb,
+                )
+        return offer
+
+    def _assignment(self, plan: StagePlan) -> Assignment:
+        options, experiment = plan.stage.options, self._plan.experiment
+        return Assignment(
+            run_id=self.record.run_id, experiment=experiment.name, stage=plan.name, task=options.task,
+            target=plan.target, version=plan.task.version, seed=experiment.seed,
+            config_json=plan.stage.config.model_dump_json(exclude_unset=True), inputs=dict(plan.inputs),
+            digests=content_digests(plan.stage.config), facts=dict(plan.facts), store_uri=self._store.uri,
+            device="cuda" if plan.needs.gpus > 0 else "cpu", gpus=plan.needs.gpus, threads=plan.needs.threads,
+            progress_s=options.progress_s,
+        )  # fmt: skip
+
+    def _hears(self, plan: StagePlan) -> Callable[[str, News], None]:
+        def hear(shard: str, news: News) -> None:
+            for entry in news["metrics"]:
+                self._spool.metrics(
+                    plan.name, shard, entry["step"], entry["values"], time_ms=entry["time_ms"]
+                )
+                self._console.metrics(plan.name, entry["values"])
+            for picture in news["previews"]:
+                self._spool.preview(
+                    plan.name,
+                    shard,
+                    picture["name"],
+                    picture["step"],
+                    picture["blob"],
+                    time_ms=picture["time_ms"],
+                )
+
+        return hear
+
+    def _replay(self, plan: StagePlan, keys: Sequence[str]) -> None:
+        """Tells the tracker what finished shards logged; the spool drops what it was told before."""
+        if len(keys) > _REPLAYED_SHARDS:
+            return
+        hear = self._hears(plan)
+        for key in keys:
+            record = self._store.shard(key).record
+            metrics = json.loads(self._store.read_blob(record.history.digest)) if record.history else []
+            hear(record.label, {"metrics": metrics, "previews": record.previews})
+
+    def _take_cached(self, progress: _Progress) -> None:
+        progress.state = "cached"
+        self._tell_started(progress.plan)
+        self._replay(progress.plan, progress.plan.shard_keys)
+        self._tell_ended(progress)
+
+    def _collect(self) -> None:
+        for progress in self._stages.values():
+            pool = progress.pool
+            if progress.state == "running" and pool and pool.finished:
+                progress.seconds = time.monotonic() - progress.started
+                progress.state = "done" if pool.outcome.closed else "interrupted" if self._stop else "failed"
+                for label, failure in pool.outcome.failures.items():
+                    self._store.save_failure(self.record.run_id, progress.plan.name, label, failure)
+                    self._console.failure(progress.plan.name, label, failure["error"])
+                self._tell_ended(progress)
+
+    def _tell_started(self, plan: StagePlan) -> None:
+        self._spool.stage_started(
+            stage=plan.name, task=plan.stage.options.task, shards=len(plan.shards),
+            params=_flat(plan.stage.config.model_dump(mode="json")),
+            tags={"cached": str(plan.cached).lower(), "inputs": " ".join(plan.inputs.values())},
+            datasets=_datasets(plan),
+        )  # fmt: skip
+
+    def _tell_ended(self, progress: _Progress) -> None:
+        plan = progress.plan
+        manifest = self._store.manifest(plan.key) if progress.state in ("done", "cached") else None
+        if manifest:
+            self._hears(plan)("", {"metrics": [], "previews": manifest.previews})
+        self._spool.stage_ended(
+            stage=plan.name, state=progress.state, metrics=dict(manifest.metrics) if manifest else {},
+            artifact=manifest.id if manifest else None, digest=manifest.digest if manifest else None,
+            manifest=manifest.to_json() if manifest else None,
+            failed_shards=len(progress.pool.outcome.failures) if progress.pool else 0,
+        )  # fmt: skip
+        self._save("running")
+        self._console.stage(plan.name, progress.state, progress.seconds)
+
+    def _show(self) -> None:
+        for progress in self._stages.values():
+            if progress.state == "running" and progress.pool:
+                outcome, plan = progress.pool.outcome, progress.plan
+                done = len(plan.shards) - len(plan.todo)
+                self._console.progress(
+                    plan.name, done=done, computed=outcome.computed, total=len(plan.shards),
+                    failed=len(outcome.failures), seconds=time.monotonic() - progress.started,
+                    workers=progress.pool.busy,
+                )  # fmt: skip
+
+    def _finish(self, state: str) -> RunRecord:
+        self._spool.run_ended(state)
+        return self._save(state)
+
+    def _save(self, state: str) -> RunRecord:
+        ended = None if state == "running" else now_ms()
+        stages = [self._stage_record(progress) for progress in self._stages.values()]
+        self.record = replace(self.record, state=state, ended=ended, stages=stages)
+        self._store.save_run(self.record)
+        return self.record
+
+    def _stage_record(self, progress: _Progress) -> StageRecord:
+        plan, outcome = progress.plan, progress.pool.outcome if progress.pool else None
+        manifest = self._store.manifest(plan.key) if progress.state in ("done", "cached") else None
+        return StageRecord(
+            stage=plan.name, task=plan.stage.options.task, artifact=plan.key, state=progress.state,
+            cached_shards=len(plan.shards) - len(plan.todo), computed_shards=outcome.computed if outcome else 0,
+            failed_shards=len(outcome.failures) if outcome else 0, seconds=round(progress.seconds, 3),
+            metrics=dict(manifest.metrics) if manifest else {},
+        )  # fmt: skip
+
+
+def _datasets(plan: StagePlan) -> list[dict[str, str]]:
+    digest, dataset = plan.facts.get("data_digest"), plan.facts.get("dataset")
+    if not digest or not dataset:
+        return []
+    return [{"name": str(dataset.get("name", "data")), "digest": str(digest), "source": json.dumps(dataset)}]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

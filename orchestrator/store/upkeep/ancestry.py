@@ -1,0 +1,60 @@
+"""What an artifact was made from, back to the data and the commit, and what was made from it."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+
+from orchestrator.errors import UserError
+from orchestrator.store.records import Manifest
+from orchestrator.store.store import Store
+from orchestrator.task import Json
+
+
+def lineage(store: Store, artifact: str) -> dict[str, Json]:
+    """{artifact, up, down}: nodes as plain JSON, nearest first, each once.
+
+    A node has id, kind, task, stage, experiment, created, digest, data_digest, source, commit, metrics and
+    inputs {field: {id, digest}}; one that the store no longer holds has its id and `missing` alone.
+    """
+    manifests = {manifest.id: manifest for manifest in store.manifests()}
+    if artifact not in manifests:
+        raise UserError(f"there is no artifact {artifact} in store {store.uri}; see `limbeck artifacts ls`")
+    made: dict[str, list[str]] = defaultdict(list)
+    for manifest in manifests.values():
+        for ref in manifest.inputs.values():
+            made[ref.id].append(manifest.id)
+
+    def sources(found: str) -> Iterable[str]:
+        return (ref.id for ref in manifests[found].inputs.values()) if found in manifests else ()
+
+    return {
+        "artifact": _node(artifact, manifests),
+        "up": [_node(found, manifests) for found in _reached(artifact, sources)],
+        "down": [_node(found, manifests) for found in _reached(artifact, lambda found: sorted(made[found]))],
+    }
+
+
+def _reached(start: str, neighbours: Callable[[str], Iterable[str]]) -> list[str]:
+    found = [start]
+    for here in found:
+        found += [other for other in dict.fromkeys(neighbours(here)) if other not in found]
+    return found[1:]
+
+
+def _node(artifact: str, manifests: Mapping[str, Manifest]) -> dict[str, Json]:
+    manifest = manifests.get(artifact)
+    if manifest is None:
+        return {"id": artifact, "missing": True}
+    return {
+        "id": artifact,
+        "kind": manifest.kind,
+        "task": manifest.task,
+        "stage": manifest.stage,
+        "experiment": manifest.experiment,
+        "created": manifest.created,
+        "digest": manifest.digest,
+        "data_digest": manifest.facts.get("data_digest"),
+        "source": manifest.provenance.get("source"),
+        "commit": manifest.provenance.get("commit"),
+        "metrics": manifest.metrics,
+        "inputs": {field: {"id": ref.id, "digest": ref.digest} for field, ref in manifest.inputs.items()},
+    }

@@ -1,0 +1,156 @@
+"""Garbage collection: marks from the runs that count, then sweeps what is neither marked nor young."""
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.store.bytes import Entry
+from orchestrator.store.records import Manifest, RunRecord, ShardRecord, load
+from orchestrator.store.store import Store, record_path
+from orchestrator.task import Json
+
+GRACE_S = 24 * 3600.0
+_RECORDS = ("artifacts", "shards")
+
+
+@dataclass
+class Swept:
+    """How much of one sort went, or would go."""
+
+    count: int = 0
+    bytes: int = 0
+
+
+@dataclass
+class Collection:
+    """What was collected, or would be; and what is kept."""
+
+    applied: bool
+    artifacts: Swept = field(default_factory=Swept)
+    shards: Swept = field(default_factory=Swept)
+    blobs: Swept = field(default_factory=Swept)
+    work: Swept = field(default_factory=Swept)
+    unfinished_writes: Swept = field(default_factory=Swept)
+    kept_artifacts: int = 0
+    running: list[str] = field(default_factory=list)
+    """Runs that count as under way, whose shards are spared."""
+
+    @property
+    def bytes(self) -> int:
+        parts = (self.artifacts, self.shards, self.blobs, self.work, self.unfinished_writes)
+        return sum(part.bytes for part in parts)
+
+    def to_json(self) -> dict[str, Json]:
+        return {**dataclasses.asdict(self), "bytes": self.bytes}
+
+
+@dataclass(frozen=True)
+class _Roots:
+    artifacts: frozenset[str]
+    shards: frozenset[str]
+    running: tuple[str, ...]
+
+
+def collect(store: Store, apply: bool = False, keep: int = 1, grace_s: float = GRACE_S) -> Collection:
+    """Drops what no run that counts needs: manifests, then shards, then files, then working state.
+
+    Runs that count: of each experiment the newest `keep` that are done and all later ones, those that are
+    pinned or running, and those of the last `grace_s` seconds. What they made and planned stays, with all
+    that it was made from; so does everything younger than `grace_s`, which makes it safe beside a run
+    that commits (below an hour it is for a store at rest). Nothing is dropped unless `apply`. A damaged
+    record ends it before anything is dropped.
+    """
+    before = time.time() - grace_s
+    roots = None
+    while roots != (latest := _roots(store, keep, before)):
+        roots = latest
+        condemned, kept = _condemned(store, roots, before)
+    found = Collection(apply, kept_artifacts=kept, running=list(latest.running))
+    for kind, entries in condemned.items():
+        swept: Swept = getattr(found, kind)
+        for entry in entries:
+            now = store.bytes.stat(entry.path)
+            if now and now.modified < before:
+                swept.count, swept.bytes = swept.count + 1, swept.bytes + now.size
+                if apply:
+                    store.bytes.delete(entry.path)
+    found.unfinished_writes = Swept(*store.bytes.sweep(before, apply))
+    return found
+
+
+def _roots(store: Store, keep: int, before: float) -> _Roots:
+    runs = list(_counting(store, keep, before))
+    artifacts = {stage.artifact for run in runs for stage in run.stages if stage.artifact}
+    shards = {key for run in runs for keys in (store.plan(run.run_id) or {}).values() for key in keys}
+    running = tuple(run.run_id for run in runs if run.state == "running")
+    return _Roots(frozenset(artifacts), frozenset(shards), running)
+
+
+def _counting(store: Store, keep: int, before: float) -> Iterator[RunRecord]:
+    done: Counter[str] = Counter()
+    pins = store.pins()
+    for run in store.runs():
+        recent = (run.ended or run.started) / 1000 > before
+        if done[run.experiment] < keep or run.run_id in pins or run.state == "running" or recent:
+            yield run
+        done[run.experiment] += run.state == "done"
+
+
+def _condemned(store: Store, roots: _Roots, before: float) -> tuple[dict[str, list[Entry]], int]:
+    """What is to go, by kind and in the order in which it may go; and how many artifacts stay.
+
+    Files are listed before records are read: a commit in between has written or refreshed its files.
+    """
+    found = {kind: {_key(entry): entry for entry in store.bytes.list(kind)} for kind in ("blobs", "work")}
+    found = {kind: {_key(entry): entry for entry in store.bytes.list(kind)} for kind in _RECORDS} | found
+    young = {kind: {key for key, entry in found[kind].items() if entry.modified >= before} for kind in found}
+    manifests = {key: manifest for key in found["artifacts"] if (manifest := store.manifest(key))}
+
+    artifacts = _closed(roots.artifacts | young["artifacts"], manifests)
+    kept = [manifests[artifact] for artifact in artifacts]
+    shards = roots.shards | young["shards"] | {shard.key for manifest in kept for shard in manifest.shards}
+    live = {
+        "artifacts": artifacts,
+        "shards": shards,
+        "blobs": _named(store, kept, shards & set(found["shards"])),
+        "work": (roots.shards | roots.artifacts) - set(found["shards"]) - set(found["artifacts"]),
+    }
+    gone = {
+        kind: [entry for key, entry in entries.items() if key not in live[kind] | young[kind]]
+        for kind, entries in found.items()
+    }
+    return gone, len(artifacts)
+
+
+def _closed(start: frozenset[str] | set[str], manifests: Mapping[str, Manifest]) -> set[str]:
+    """Those of `start` that there are, and all that they were made from."""
+    found: set[str] = set()
+    todo = [artifact for artifact in start if artifact in manifests]
+    while todo:
+        artifact = todo.pop()
+        if artifact not in found:
+            found.add(artifact)
+            todo += [ref.id for ref in manifests[artifact].inputs.values() if ref.id in manifests]
+    return found
+
+
+def _named(store: Store, manifests: Iterable[Manifest], shards: Iterable[str]) -> set[str]:
+    """Digests of all files that these records name."""
+    digests: set[str] = set()
+    for manifest in manifests:
+        parts = [manifest.files, *(shard.files for shard in manifest.shards)]
+        digests |= {ref.digest for files in parts for ref in files.values()}
+        digests |= {ref.digest for _, ref in manifest.decorations()}
+    for key in shards:
+        record = load(store.bytes, ShardRecord, record_path("shards", key))
+        if record:
+            digests |= {ref.digest for ref in record.files.values()}
+            digests |= {ref.digest for _, ref in record.decorations()}
+    return digests
+
+
+def _key(entry: Entry) -> str:
+    """Of a record `shards/ab/KEY.json`, a file `blobs/ab/KEY` or working state `work/ab/KEY/progress`."""
+    return entry.path.split("/")[2].removesuffix(".json")

@@ -1,0 +1,233 @@
+"""The contract a method fulfils: what every task imports of the engine, and all it imports.
+
+A task is a class. Its class methods *plan*: they run in the driver, before anything starts, and are
+cheap. An instance *computes*: it lives in one worker, loads once, and makes one shard after another.
+
+    describe(config, inputs)        what the artifact will be; refuses what can be known to be wrong
+    shards(config, facts)           the independent pieces of work
+    Task(config, inputs, facts, context)   loads data, inputs, networks: once a worker
+    compute(shard, context)         one shard's output
+    close(...)                      turns the shards into summary metrics, tables and pictures
+
+A shard's bytes may depend on the seed, the settings, the inputs and the shard's identity; never on
+order, worker, path or time. Take every random number from `context.seed(...)`.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+Json = Any
+Facts = Mapping[str, Json]
+
+
+class Settings(BaseModel):
+    """Base of every Config: frozen, strict, keyword-only; each field carries a docstring with its unit."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+@dataclass(frozen=True)
+class Input:
+    """Marks a field that names another artifact: `experts: Annotated[str, Input("trajectories")]`."""
+
+    kind: str
+
+
+class Role(Enum):
+    """Marks a field that a shard does not read, so that changing it recomputes no shard."""
+
+    PLAN = "plan"
+    """Decides only which shards there are: `experts: Annotated[int, Role.PLAN]`."""
+    CLOSING = "closing"
+    """Read by the closing step alone; part of the stage's key, not of a shard's."""
+
+
+@runtime_checkable
+class Digested(Protocol):
+    """A setting that is known by its content, such as a dataset: its digest stands in the key, not its path."""
+
+    def content_digest(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one worker of a task asks for, unless the stage's `resources` says otherwise."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_gb: float = 1.0
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One independent piece of work."""
+
+    identity: Mapping[str, Json]
+    """What tells it from its siblings (which expert, which cell). Part of its key and its random stream."""
+    ignores: frozenset[str] = frozenset()
+    """Config fields, inputs among them, that this shard does not read; left out of its key."""
+    disk_bytes: int = 0
+    """Estimated size of its output."""
+
+    @property
+    def label(self) -> str:
+        return ",".join(f"{name}={value}" for name, value in self.identity.items())
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a shard or a closing step makes. Names carry no suffix; each becomes one file of the artifact."""
+
+    tensors: Mapping[str, Mapping[str, "Tensor"]] = field(default_factory=dict)
+    """File name to named tensors; written as safetensors."""
+    tables: Mapping[str, "pa.Table"] = field(default_factory=dict)
+    """File name to table; written as Parquet. A closing table named `summary` is shown to the user."""
+    documents: Mapping[str, Json] = field(default_factory=dict)
+    """File name to JSON document."""
+    facts: Facts = field(default_factory=dict)
+    """Small facts, readable without opening a file."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Final metrics under stable dotted names; fractions lie between 0 and 1."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state inside a long shard from which it can go on to the same result."""
+
+    tensors: Mapping[str, "Tensor"]
+    facts: Facts
+
+
+class Files(Protocol):
+    """Read-only view of what a shard or a closing step made."""
+
+    @property
+    def facts(self) -> Facts: ...
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+    @property
+    def names(self) -> Sequence[str]:
+        """File names with suffix, such as `weights.safetensors`."""
+        ...
+
+    def tensors(self, name: str, rows: Sequence[int] | None = None) -> "dict[str, Tensor]":
+        """The tensors of `name` (without suffix); with `rows` only these indices of each first axis, in
+        that order, read without loading the rest."""
+        ...
+
+    def table(self, name: str) -> "pa.Table": ...
+    def document(self, name: str) -> Json: ...
+
+
+class ShardFiles(Files, Protocol):
+    """Read-only view of one finished shard."""
+
+    @property
+    def identity(self) -> Mapping[str, Json]: ...
+
+
+class Artifact(Files, Protocol):
+    """Read-only view of a finished artifact; its own files are those of its closing step."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def shards(self) -> Sequence[ShardFiles]: ...
+
+
+class Context(Protocol):
+    """What a task may ask of its worker."""
+
+    @property
+    def device(self) -> str:
+        """A torch device name: `cpu`, `cuda`."""
+        ...
+
+    def seed(self, *path: str | int) -> int:
+        """A 63-bit seed from the experiment's seed, the task, the shard's identity and `path`; no state."""
+        ...
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Adds to the curves of this shard. A value that is not finite ends the shard: nothing is published."""
+        ...
+
+    def preview(self, name: str, png: bytes, step: int = 0) -> None:
+        """Shows a PNG picture while the shard runs."""
+        ...
+
+    def save_progress(self, make: Callable[[], Progress]) -> None:
+        """Call it at every point one could go on from. `make` is called only when a save is due."""
+        ...
+
+    def load_progress(self) -> Progress | None:
+        """What an earlier, unfinished attempt at this shard saved last."""
+        ...
+
+
+ConfigT = TypeVar("ConfigT", bound=Settings)
+
+
+class Task(ABC, Generic[ConfigT]):
+    """A method. See the module's docstring for who calls what, where and when."""
+
+    version: ClassVar[int]
+    """Raise it whenever the same settings would give other bytes: keys change and nothing old is reused."""
+    makes: ClassVar[str]
+    """The kind of artifact it makes."""
+    Config: ClassVar[type[Settings]]
+    needs: ClassVar[Needs] = Needs()
+
+    @classmethod
+    @abstractmethod
+    def describe(cls, config: ConfigT, inputs: Mapping[str, Facts]) -> Facts:
+        """The facts of the artifact to be, from the settings and the facts of its inputs (by field name).
+
+        Raises ValueError (or OSError for a file) for everything that can be known to be wrong by now.
+        """
+
+    @classmethod
+    @abstractmethod
+    def shards(cls, config: ConfigT, facts: Facts) -> Sequence[Shard]:
+        """The shards in their order; `facts` is what `describe` returned."""
+
+    @abstractmethod
+    def __init__(
+        self, config: ConfigT, inputs: Mapping[str, Artifact], facts: Facts, context: Context
+    ) -> None: ...
+
+    @abstractmethod
+    def compute(self, shard: Shard, context: Context) -> Output: ...
+
+    @classmethod
+    @abstractmethod
+    def close(
+        cls,
+        config: ConfigT,
+        inputs: Mapping[str, Artifact],
+        facts: Facts,
+        shards: Sequence[ShardFiles],
+        context: Context,
+    ) -> Output:
+        """Runs once, in a worker, after the last shard."""
+
+
+def derive_seed(*path: Json) -> int:
+    """A 63-bit seed that depends on `path` alone: the same everywhere, with no state to keep."""
+    digest = hashlib.sha256(json.dumps(path, sort_keys=True, separators=(",", ":")).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

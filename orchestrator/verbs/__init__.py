@@ -1,0 +1,1 @@
+"""What the verbs do, apart from how the command line reads them."""

@@ -1,0 +1,251 @@
+"""`limbeck run` and `limbeck plan`."""
+
+import contextlib
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clusters import local
+from orchestrator.console import Console, duration, size
+from orchestrator.errors import Infeasible, RunFailed
+from orchestrator.experiment import load_experiment
+from orchestrator.feasibility import problems
+from orchestrator.identity import begin_run
+from orchestrator.plan import Plan, make_plan
+from orchestrator.spool import EVENTS, Spool
+from orchestrator.store import RunRecord, Store
+from orchestrator.tracking import Tracker, default_uri, leftovers
+
+if TYPE_CHECKING:
+    from orchestrator.run import Run
+
+_DRAIN_S = 30.0
+
+
+def run(
+    experiment: Path,
+    overrides: Sequence[str],
+    store_uri: str,
+    tracking: str | None,
+    only: str | None,
+    since: str | None,
+    fresh: str | None,
+    as_json: bool,
+) -> None:
+    """Plans, refuses what cannot be, runs the rest, and shows what came out."""
+    console = Console(as_json=as_json)
+    store = Store.open(store_uri)
+    made = _plan(experiment, overrides, store, only, since, fresh)
+    _refuse_infeasible(made)
+    _show_changed(made, console)
+    if fresh:
+        _forget(made, fresh, store)
+    record = begin_run(made, store)
+    uri = tracking or default_uri(Path(store.uri))
+    with _tracker(uri, record, store, console) as spool:
+        record = _go(made, record, store, spool, console)
+    if as_json:
+        console.answer(answer(record, store))
+    else:
+        _show_result(made, record, store, uri, console)
+    if record.state != "done":
+        raise RunFailed(_failure(record, store))
+
+
+def plan(
+    experiment: Path,
+    overrides: Sequence[str],
+    store_uri: str,
+    only: str | None,
+    since: str | None,
+    fresh: str | None,
+    as_json: bool,
+) -> None:
+    """Shows the plan; exit code 3 where it cannot be."""
+    console = Console(as_json=as_json)
+    made = _plan(experiment, overrides, Store.open(store_uri), only, since, fresh)
+    found = problems([stage for stage in made.stages if stage.active], made.offer)
+    if as_json:
+        console.answer(_plan_answer(made, found))
+    else:
+        _show_plan(made, console)
+        _show_changed(made, console)
+    if found:
+        raise Infeasible("\n".join(found))
+
+
+def answer(record: RunRecord, store: Store) -> dict[str, Any]:
+    """The object that `run --json` ends with."""
+    stages = {}
+    for stage in record.stages:
+        made = stage.artifact if stage.state in ("done", "cached") else None
+        manifest = store.manifest(made) if made else None
+        stages[stage.stage] = {
+            "task": stage.task,
+            "state": stage.state,
+            "artifact": manifest.id if manifest else None,
+            "digest": manifest.digest if manifest else None,
+            "cached_shards": stage.cached_shards,
+            "computed_shards": stage.computed_shards,
+            "failed_shards": stage.failed_shards,
+            "seconds": stage.seconds,
+            "metrics": dict(stage.metrics),
+        }
+    return {"run_id": record.run_id, "state": record.state, "stages": stages}
+
+
+def _plan(
+    experiment: Path,
+    overrides: Sequence[str],
+    store: Store,
+    only: str | None,
+    since: str | None,
+    fresh: str | None,
+) -> Plan:
+    offer = local.offer(store.bytes.free_bytes())
+    return make_plan(
+        load_experiment(experiment, overrides), store, offer, only=only, since=since, fresh=fresh
+    )
+
+
+def _refuse_infeasible(made: Plan) -> None:
+    found = problems([stage for stage in made.stages if stage.active], made.offer)
+    if found:
+        raise Infeasible("\n".join(found))
+
+
+def _forget(made: Plan, fresh: str, store: Store) -> None:
+    """Drops what the stage and all after it have made, so that it is made anew."""
+    from orchestrator.plan import downstream
+
+    names = downstream(made.experiment, fresh)
+    for stage in made.stages:
+        if stage.stage.base in names:
+            store.drop_artifact(stage.key)
+            for key in stage.shard_keys:
+                store.drop_shard(key)
+                store.drop_progress(key)
+
+
+@contextlib.contextmanager
+def _tracker(uri: str, record: RunRecord, store: Store, console: Console) -> Iterator[Spool]:
+    home = Path(store.uri)
+    spool = Spool(home / "runs" / record.run_id / EVENTS)
+    root = home / "tracking" / "artifacts"
+    for left in leftovers(home / "runs", uri, but=spool.path):
+        Tracker(uri, left, store.read_blob, root).close(_DRAIN_S)
+    tracker = Tracker(uri, spool, store.read_blob, root)
+    try:
+        yield spool
+    finally:
+        left_over = tracker.close(_DRAIN_S)
+        if left_over:
+            console.say(
+                f"MLflow at {uri} does not answer: {left_over} events wait; the next run delivers them"
+            )
+
+
+def _go(made: Plan, record: RunRecord, store: Store, spool: Spool, console: Console) -> RunRecord:
+    needed = any(stage.active for stage in made.stages)
+    console.say(f"run {record.run_id}" + ("" if needed else ": everything is cached"))
+    with local.session(made.offer) if needed else contextlib.nullcontext():
+        from orchestrator.run import Run  # Ray reads its settings when imported, and the session makes them
+
+        walk = Run(made, record, store, spool, console)
+        with _signals(walk, console), contextlib.closing(console):
+            return walk.go()
+
+
+@contextlib.contextmanager
+def _signals(walk: "Run", console: Console) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM stops the run in order; the second at once."""
+
+    def stop(number: int, frame: Any) -> None:
+        console.say("stopping: workers save their progress (again to end at once)")
+        walk.request_stop()
+        signal.signal(number, signal.default_int_handler)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _plan_answer(made: Plan, found: Sequence[str]) -> dict[str, Any]:
+    offer = made.offer
+    return {
+        "experiment": made.experiment.name,
+        "feasible": not found,
+        "problems": list(found),
+        "stages": {stage.name: stage.row() for stage in made.stages},
+        "seconds": made.seconds,
+        "disk_bytes": sum(stage.disk_bytes for stage in made.stages),
+        "offer": {
+            "cpus": offer.cpus,
+            "gpus": offer.gpus,
+            "memory_gb": offer.memory_gb,
+            "disk_gb": offer.disk_gb,
+        },
+    }
+
+
+def _show_plan(made: Plan, console: Console) -> None:
+    rows = []
+    for stage in made.stages:
+        left = len(stage.todo) if stage.active else 0
+        todo = (
+            "cached" if stage.cached else f"{left} of {len(stage.shards)}" if stage.selected else "left out"
+        )
+        asks = f"{stage.workers} x {stage.needs.cpus:g} cpu, {stage.needs.memory_gb:g} GB"
+        asks += f", {stage.needs.gpus:g} gpu" if stage.needs.gpus else ""
+        time_left = duration(stage.seconds) if stage.active else "-"
+        disk = size(stage.disk_bytes) if stage.active else "-"
+        rows.append(
+            [stage.name, stage.stage.options.task, todo, asks if stage.active else "-", time_left, disk]
+        )
+    console.table("", ["stage", "task", "shards to do", "asks", "time", "disk"], rows)
+    offer = made.offer
+    disk = "" if offer.disk_gb is None else f", {offer.disk_gb:g} GB of disk"
+    console.print(
+        f"{offer.where} offers {offer.cpus:g} cpus, {offer.gpus:g} gpus, {offer.memory_gb:g} GB{disk}; "
+        f"estimated time: {duration(made.seconds)}"
+    )
+
+
+def _show_changed(made: Plan, console: Console) -> None:
+    for stage in made.stages:
+        if stage.source_changed:
+            console.say(
+                f"{stage.name}: made by other code of task {stage.stage.options.task}; "
+                f"--fresh {stage.stage.base} makes it anew"
+            )
+
+
+def _show_result(made: Plan, record: RunRecord, store: Store, uri: str, console: Console) -> None:
+    for stage in made.stages:
+        manifest = store.manifest(stage.key)
+        if manifest and "summary.parquet" in manifest.files:
+            table = store.artifact(stage.key).table("summary")
+            console.print("")
+            console.table(stage.name, table.column_names, [list(row.values()) for row in table.to_pylist()])
+    rows = [
+        [stage.stage, stage.state, stage.cached_shards, stage.computed_shards, stage.seconds, stage.artifact]
+        for stage in record.stages
+    ]
+    console.print("")
+    console.table("", ["stage", "state", "cached", "computed", "seconds", "artifact"], rows)
+    console.print("")
+    console.print(f"run     {record.run_id}: {record.state}")
+    console.print(f"store   {store.uri}")
+    console.print(f"MLflow  {uri}; to browse: limbeck ui --store {store.uri}")
+
+
+def _failure(record: RunRecord, store: Store) -> str:
+    kept = store.failures(record.run_id)
+    lines = [f"{failed.stage} {failed.shard}: {failed.failure['error']}" for failed in kept]
+    stages = [stage.stage for stage in record.stages if stage.state == "failed"]
+    head = f"run {record.run_id} failed in {', '.join(stages) or 'no stage'}; finished shards are kept"
+    return "\n".join([head, *lines[:10]])

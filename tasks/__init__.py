@@ -1,0 +1,20 @@
+"""The methods. One table: task name to the class that does it, imported when asked for."""
+
+TASKS = {
+    "expert_trajectories": "tasks.dataset_distillation.expert_trajectories:ExpertTrajectories",
+    "import_trajectories": "tasks.dataset_distillation.import_trajectories:ImportTrajectories",
+    "trajectory_matching": "tasks.dataset_distillation.trajectory_matching:TrajectoryMatching",
+    "evaluate_distilled": "tasks.dataset_distillation.evaluate_distilled:EvaluateDistilled",
+    "import_distilled": "tasks.dataset_distillation.import_distilled:ImportDistilled",
+}
+
+DATASETS = {
+    "digits": "1,797 grey 8x8 images of 10 digits; bundled with scikit-learn",
+    "fashion_mnist": "70,000 grey 28x28 images of 10 kinds of clothing; local IDX files, else downloaded",
+    "cifar10": "60,000 colour 32x32 images of 10 classes; local binary or npz files, else downloaded",
+    "cifar100": "60,000 colour 32x32 images of 100 classes; local binary files, else downloaded",
+    "npz": "your own: train and test name .npz files with `images` (N,H,W[,C]) uint8 and `labels`",
+    "parquet": "your own: train and test name Parquet files as Hugging Face writes them, encoded images and a label",
+    "idx": "your own: train and test name IDX image files, plain or gz, each with its labels file beside it",
+    "image_folder": "your own: train and test name folders with one subfolder of images a class",
+}

@@ -1,0 +1,18 @@
+"""Datasets, the transforms that networks see them through, and augmentation."""
+
+from .augment import GROUPS, augment, check_strategy
+from .dataset import OWN, READERS, Dataset
+from .image_data import ImageData, Split
+from .transform import Transform
+
+__all__ = [
+    "GROUPS",
+    "OWN",
+    "READERS",
+    "Dataset",
+    "ImageData",
+    "Split",
+    "Transform",
+    "augment",
+    "check_strategy",
+]

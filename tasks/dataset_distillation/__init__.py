@@ -1,0 +1,1 @@
+"""Dataset distillation: expert trajectories, trajectory matching, and the judging of distilled sets."""

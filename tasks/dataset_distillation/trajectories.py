@@ -1,0 +1,84 @@
+"""What every maker of the artifact kind "trajectories" shares: its facts, its layout, its closing step.
+
+Each shard is one expert; its file `weights` holds, by parameter name, the snapshots (epochs + 1, *shape):
+row 0 at initialisation, row e after epoch e. The closing file `transform` holds the statistics of the
+pixels, so that every consumer sees the images as the experts did.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from orchestrator.task import Facts, Json, Output, ShardFiles
+from tasks.data import Dataset, Split, Transform
+from tasks.dataset_distillation.flat import FlatModel
+from tasks.nets import Network, build, resolve
+
+KIND = "trajectories"
+DSA = "color_crop_cutout_flip_scale_rotate"
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+def trajectory_facts(
+    dataset: Dataset,
+    network: Network,
+    *,
+    transform: str,
+    augment: str,
+    momentum: float,
+) -> dict[str, Json]:
+    """Facts of trajectories without `epochs` and `experts`. ValueError for a network that does not fit."""
+    data = dataset.load()
+    network = resolve(network, data.shape, len(data.classes))
+    return {
+        "dataset": dataset.model_dump(mode="json"),
+        "data_digest": dataset.content_digest(),
+        "shape": list(data.shape),
+        "classes": len(data.classes),
+        "network": network.model_dump(mode="json"),
+        "transform": transform,
+        "augment": augment,
+        "momentum": momentum,
+    }
+
+
+def flat_model(facts: Facts, device: str, seed: int = 0) -> FlatModel:
+    """The network of the facts of trajectories or of a distilled set, initialised by `seed`."""
+    c, h, w = facts["shape"]
+    module = build(Network.model_validate(facts["network"]), (c, h, w), facts["classes"], seed)
+    return FlatModel(module.to(device))
+
+
+def prepare(split: Split, transform: Transform, device: str) -> tuple[Tensor, Tensor]:
+    """Images (N,C,H,W) in the transformed space and labels (N,), both on the device."""
+    return transform.apply(split.images).to(device), torch.from_numpy(split.labels).to(device)
+
+
+def snapshot_tensors(model: FlatModel, snapshots: Tensor) -> dict[str, Tensor]:
+    """Flat snapshots (epochs + 1, P) as the file `weights` of a shard holds them."""
+    return {name: value.contiguous() for name, value in model.unflatten(snapshots).items()}
+
+
+def read_snapshots(model: FlatModel, expert: ShardFiles, epochs: Sequence[int]) -> Tensor:
+    """The snapshots (len(epochs), P) after these epochs, as fp32; only these are read."""
+    tensors = expert.tensors("weights", rows=epochs)
+    return model.flatten({name: value.float() for name, value in tensors.items()})
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard error of the mean; the error of a single value is 0."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.fmean(values), spread / math.sqrt(len(values))
+
+
+def close_trajectories(dataset: Dataset, facts: Facts, shards: Sequence[ShardFiles]) -> Output:
+    """The transform's statistics, and the experts' mean test accuracy with its standard error."""
+    transform = Transform.fit(dataset.load().train.images, facts["transform"])
+    mean, error = mean_and_error([shard.metrics["test_accuracy"] for shard in shards])
+    return Output(
+        tensors={"transform": transform.tensors()},
+        metrics={"test_accuracy": mean, "test_accuracy_se": error},
+    )

@@ -1,0 +1,93 @@
+"""The command line: its surface is frozen, its help is cheap, and every mistake ends in one line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from orchestrator.cli import app
+
+SURFACE = {
+    "run": "experiment overrides --store --tracking --only --from --fresh --json",
+    "plan": "experiment overrides --store --only --from --fresh --json",
+    "runs": "--store --pin --unpin --json",
+    "tasks": "--json",
+    "datasets": "--json",
+    "schema": "task --json",
+    "doctor": "--store --json",
+    "ui": "--store --tracking --port",
+    "artifacts ls": "--store --kind --task --json",
+    "artifacts show": "artifact --store --json",
+    "artifacts lineage": "artifact --store --json",
+    "artifacts verify": "names --store --repair --json",
+    "artifacts export": "artifact folder --store --json",
+    "artifacts gc": "--store --apply --keep --json",
+}
+
+
+def surface(command, name=""):
+    """Verb to its arguments and options, in order; `command` is what typer makes of the app."""
+    if hasattr(command, "commands"):
+        parts = [surface(inner, f"{name} {verb}") for verb, inner in command.commands.items()]
+        return {verb: options for part in parts for verb, options in part.items()}
+    return {name.strip(): " ".join(option.opts[0] for option in command.params)}
+
+
+def limbeck(*argv: str, code: int = 0) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", *argv], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_surface_is_frozen():
+    assert surface(typer.main.get_command(app)) == SURFACE
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ("ray", "torch", "mlflow", "pyarrow", "numpy", "pydantic", "sklearn")
+    code = f"import sys, orchestrator.cli; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_unknown_verb_and_option():
+    assert "No such command 'rum'" in limbeck("rum", code=2).stderr
+    assert "No such option" in limbeck("run", "x.yaml", "--stre", "s", code=2).stderr
+
+
+def test_mistakes_are_one_line_and_one_object(tmp_path):
+    done = limbeck("plan", str(tmp_path / "none.yaml"), "--store", str(tmp_path / "s"), "--json", code=2)
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert json.loads(done.stdout)["exit_code"] == 2
+
+
+def test_tasks_datasets_and_schema_answer(tmp_path):
+    tasks = {row["task"] for row in json.loads(limbeck("tasks", "--json").stdout)}
+    assert {"expert_trajectories", "trajectory_matching", "evaluate_distilled"} <= tasks
+    assert "digits" in {row["dataset"] for row in json.loads(limbeck("datasets", "--json").stdout)}
+    schema = json.loads(limbeck("schema", "expert_trajectories", "--json").stdout)
+    assert all("description" in field for field in schema["properties"].values())
+    assert "epochs" in limbeck("schema", "expert_trajectories").stdout
+
+
+def test_schema_of_an_unknown_task():
+    assert "did you mean 'trajectory_matching'" in limbeck("schema", "trajectory_matchin", code=2).stderr
+
+
+def test_doctor_answers(tmp_path):
+    found = json.loads(limbeck("doctor", "--json", "--store", str(tmp_path / "s")).stdout)
+    assert found["healthy"]
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("verb", ["show", "lineage", "export"])
+def test_unknown_artifact(tmp_path, verb):
+    extra = [str(tmp_path / "out")] if verb == "export" else []
+    limbeck("artifacts", verb, "feed", *extra, "--store", str(tmp_path / "s"), code=2)

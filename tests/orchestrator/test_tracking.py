@@ -1,0 +1,503 @@
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from mlflow.entities import Metric
+from mlflow.tracking import MlflowClient
+from PIL import Image
+
+from orchestrator.spool import Spool
+from orchestrator.tracking import Tracker, default_artifacts, default_uri, leftovers, prepare
+from orchestrator.ui import serve
+
+NOWHERE = "http://127.0.0.1:9"
+"""The discard port: nothing answers there."""
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    store = tmp_path_factory.mktemp("template")
+    prepare(default_uri(store), default_artifacts(store))
+    return store / "tracking" / "mlflow.db"
+
+
+@pytest.fixture
+def store(tmp_path, template):
+    """A store's folder with MLflow's tables in it."""
+    (tmp_path / "store" / "tracking").mkdir(parents=True)
+    shutil.copy(template, tmp_path / "store" / "tracking" / "mlflow.db")
+    return tmp_path / "store"
+
+
+def spool_of(store, run_id="r1"):
+    return Spool(store / "runs" / run_id / "events.jsonl")
+
+
+def picture(digest):
+    """A PNG that depends on the digest, as a store gives it; some are lost."""
+    if digest == "lost":
+        raise FileNotFoundError(f"no blob {digest}")
+    pixels = np.random.default_rng(len(digest)).integers(0, 255, (300, 200, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def deliver(store, spool, uri=None, **options):
+    tracker = Tracker(uri or default_uri(store), spool, picture, default_artifacts(store), **options)
+    left = tracker.close(60)
+    assert (left, tracker.refused) == (0, 0), tracker.error
+
+
+def tell(spool, steps=5, state="done", run_id="r1", accuracy=0.9):
+    """A run of two stages: one of three shards, one of a single shard."""
+    spool.run_started(
+        run_id, "digits", {"seed": 0, "stages.experts.epochs": 2}, {"commit": "c0ffee", "overrides": ""}
+    )
+    data = {"name": "digits", "digest": "d" * 64, "source": '{"name":"digits"}'}
+    spool.stage_started("experts", "expert_trajectories", {"epochs": 2}, {"inputs": ""}, [data], shards=3)
+    for step in range(steps):
+        for shard in ("expert=0,seed=1", "expert=1,seed=1", "expert=2,seed=1"):
+            spool.metrics("experts", shard, step, {"loss": 1 / (1 + step), "accuracy": step / 10})
+    spool.stage_ended(
+        "experts", "done", {"accuracy": accuracy}, "a" * 32, "b" * 64, {"files": [1]}, "| a |", 0
+    )
+    spool.stage_started("distilled", "trajectory_matching", {"lr": 0.1}, {"inputs": "a" * 32}, [data])
+    for step in range(0, steps * 10, 10):
+        spool.metrics("distilled", "", step, {"loss": 2.0 - step / 100, "accuracy": 0.1})
+        spool.preview("distilled", "", "synthetic", step, "p" * (step + 1))
+    spool.stage_ended(
+        "distilled", state, {"accuracy": 0.8, "step_ms": 3.5}, failed_shards=int(state == "failed")
+    )
+    spool.run_ended(state)
+
+
+def client_of(store):
+    return MlflowClient(tracking_uri=default_uri(store))
+
+
+def snapshot(client):
+    """Everything MLflow has, by our names: what must be the same however often it was sent."""
+    found = {}
+    for experiment in client.search_experiments():
+        for run in client.search_runs([experiment.experiment_id], max_results=1000):
+            name = (run.data.tags.get("limbeck.run_id"), run.data.tags.get("limbeck.stage"))
+            assert name not in found, f"{name} is there twice"
+            history = {key: points(client, run.info.run_id, key) for key in run.data.metrics}
+            inputs = [(d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs]
+            found[name] = {
+                "experiment": experiment.name,
+                "metrics": history,
+                "params": run.data.params,
+                "tags": {k: v for k, v in run.data.tags.items() if k != "mlflow.parentRunId"},
+                "status": run.info.status,
+                "times": (run.info.start_time, run.info.end_time),
+                "inputs": inputs,
+                "files": sorted(files(client, run.info.run_id)),
+            }
+    return found
+
+
+def points(client, run_id, key):
+    return [(p.step, p.value, p.timestamp) for p in client.get_metric_history(run_id, key)]
+
+
+def files(client, run_id, below=None):
+    for entry in client.list_artifacts(run_id, below):
+        if entry.is_dir:
+            yield from files(client, run_id, entry.path)
+        else:
+            yield entry.path, entry.file_size
+
+
+def runs_of(client, experiment="digits"):
+    known = client.get_experiment_by_name(experiment)
+    runs = client.search_runs([known.experiment_id], max_results=1000, order_by=["attributes.start_time ASC"])
+    return {run.data.tags.get("limbeck.stage", ""): run for run in runs}
+
+
+def test_mlflow_keeps_one_point_of_two_that_are_the_same(store):
+    """The property that replay stands on: the primary key holds run, key, time, step and value."""
+    client = client_of(store)
+    run_id = client.create_run(client.create_experiment("x")).info.run_id
+    batch = [Metric("loss", 0.1 * step, 1000 + step, step) for step in range(10)]
+    client.log_batch(run_id, metrics=batch)
+    client.log_batch(
+        run_id, metrics=[*batch, Metric("loss", 5.0, 2000, 10), Metric("loss", float("nan"), 3, 3)]
+    )
+    client.log_batch(run_id, metrics=[*batch, Metric("loss", float("nan"), 3, 3)])
+    assert len(client.get_metric_history(run_id, "loss")) == 12
+
+
+def test_a_run_as_mlflow_shows_it(store):
+    spool = spool_of(store)
+    tell(spool)
+    deliver(store, spool)
+    client = client_of(store)
+    runs = runs_of(client)
+    assert list(runs) == ["", "experts", "distilled"]
+    parent, experts, distilled = runs.values()
+
+    assert [run.info.run_name for run in runs.values()] == ["digits", "experts", "distilled"]
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert experts.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert parent.data.params == {"seed": "0", "stages.experts.epochs": "2"}
+    assert parent.data.tags["limbeck.commit"] == parent.data.tags["mlflow.source.git.commit"] == "c0ffee"
+    assert parent.data.metrics == {
+        "experts.accuracy": 0.9,
+        "distilled.accuracy": 0.8,
+        "distilled.step_ms": 3.5,
+    }
+
+    tags = experts.data.tags
+    assert (tags["limbeck.run_id"], tags["limbeck.stage"], tags["limbeck.task"]) == (
+        "r1",
+        "experts",
+        "expert_trajectories",
+    )
+    assert (tags["limbeck.artifact"], tags["limbeck.digest"]) == ("a" * 32, "b" * 64)
+    assert distilled.data.tags["limbeck.inputs"] == "a" * 32
+    (given,) = experts.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("digits", "d" * 36)
+    assert {tag.key: tag.value for tag in given.tags}["limbeck.digest"] == "d" * 64
+
+    assert "loss/expert:2 seed:1" in experts.data.metrics
+    assert experts.data.metrics["accuracy"] == 0.9
+    assert len(client.get_metric_history(experts.info.run_id, "loss/expert:0 seed:1")) == 5
+    assert [step for step, *_ in points(client, distilled.info.run_id, "loss")] == [0, 10, 20, 30, 40]
+    assert distilled.data.metrics["accuracy"] == 0.8, "the final value stands, not the curve's last"
+
+    names = dict(files(client, experts.info.run_id))
+    assert set(names) == {"manifest.json", "tables.txt"}
+    assert '"files"' in Path(client.download_artifacts(experts.info.run_id, "manifest.json")).read_text()
+    assert Path(experts.info.artifact_uri.removeprefix("file://")).is_relative_to(default_artifacts(store))
+
+
+def test_pictures_lie_where_mlflows_image_view_looks(store):
+    spool = spool_of(store)
+    tell(spool)
+    deliver(store, spool)
+    client = client_of(store)
+    run = runs_of(client)["distilled"]
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    names = [Path(name).name for name, _ in files(client, run.info.run_id, "images")]
+    assert len(names) == 10
+    for name in names:
+        stem, _, suffix = name.rpartition(".")
+        key, step_word, step, time_word, stamp, _, *compressed = stem.split("+")
+        assert (key, step_word, time_word) == ("synthetic", "step", "timestamp")
+        assert int(step) in range(0, 50, 10)
+        assert int(stamp) > 1_600_000_000_000
+        assert (suffix, compressed) in (("png", []), ("webp", ["compressed"]))
+    full = next(name for name in names if "+step+0+" in name and name.endswith(".png"))
+    local = client.download_artifacts(run.info.run_id, f"images/{full}")
+    assert Path(local).read_bytes() == picture("p")
+    small = client.download_artifacts(run.info.run_id, f"images/{full.removesuffix('.png')}+compressed.webp")
+    with Image.open(small) as thumbnail:
+        assert max(thumbnail.size) == 256
+
+
+def test_sent_again_from_any_point_it_is_the_same(store):
+    spool = spool_of(store)
+    tell(spool)
+    deliver(store, spool)
+    before = snapshot(client_of(store))
+    ends = [0] + [end for _, end in spool.read()]
+    for place in (0, 3, len(ends) // 2, len(ends) - 2):
+        spool.advance(default_uri(store), ends[place])
+        deliver(store, spool)
+        assert snapshot(client_of(store)) == before
+
+
+def test_a_resumed_run_goes_on_in_the_same_runs(store):
+    tell(spool_of(store), state="interrupted", steps=2)
+    deliver(store, spool_of(store))
+    assert {run.info.status for stage, run in runs_of(client_of(store)).items() if stage != "experts"} == {
+        "KILLED"
+    }
+    spool = spool_of(store)
+    spool.run_started("r1", "digits", {"seed": 1}, {"commit": "new"})
+    deliver(store, spool)
+    assert runs_of(client_of(store))[""].info.status == "RUNNING"
+    tell(spool_of(store), steps=5)
+    deliver(store, spool_of(store))
+    tell(spool_of(store), steps=5)
+    deliver(store, spool_of(store))
+    client = client_of(store)
+    runs = runs_of(client)
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert len(snapshot(client)) == 3
+    assert runs[""].data.params["seed"] == "0", "a parameter cannot change"
+    assert len(points(client, runs["experts"].info.run_id, "loss/expert:0 seed:1")) == 5
+    assert len(points(client, runs["experts"].info.run_id, "accuracy")) == 1
+    assert len(points(client, runs[""].info.run_id, "experts.accuracy")) == 1
+
+
+def test_nothing_told_just_before_the_end_is_left_behind(store):
+    for run_id in ("r1", "r2", "r3"):
+        spool = spool_of(store, run_id)
+        tracker = Tracker(default_uri(store), spool, picture, default_artifacts(store))
+        tell(spool, run_id=run_id, steps=20)
+        assert tracker.close(60) == 0, tracker.error
+    assert {run["status"] for run in snapshot(client_of(store)).values()} == {"FINISHED"}
+
+
+def test_a_changed_result_is_the_one_shown(store):
+    tell(spool_of(store))
+    tell(spool_of(store), accuracy=0.95)
+    deliver(store, spool_of(store))
+    assert runs_of(client_of(store))[""].data.metrics["experts.accuracy"] == 0.95
+
+
+def test_a_failed_run_and_a_stage_that_never_ended(store):
+    spool = spool_of(store)
+    spool.run_started("r1", "digits", {}, {})
+    spool.stage_started("one", "task", {}, {})
+    spool.stage_ended("one", "failed", {}, failed_shards=2)
+    spool.stage_started("two", "task", {}, {})
+    spool.run_ended("failed")
+    deliver(store, spool)
+    runs = runs_of(client_of(store))
+    assert {stage: run.info.status for stage, run in runs.items()} == {
+        "": "FAILED",
+        "one": "FAILED",
+        "two": "FAILED",
+    }
+    assert runs["one"].data.tags["limbeck.failed_shards"] == "2"
+
+
+def test_many_and_long_values(store):
+    spool = spool_of(store)
+    params = {f"stages.a.p{i}": "x" * (10_000 if i == 0 else 3) for i in range(250)}
+    spool.run_started("r1", "digits", params | {"a=b": 1, "a:b": 2}, {"overrides": "y" * 9000})
+    spool.stage_started("s", "t", {}, {})
+    for step in range(3):
+        spool.metrics("s", "", step, {f"m{i}": float(i) for i in range(1100)})
+    deliver(store, spool)
+    runs = runs_of(client_of(store))
+    assert len(runs[""].data.params) == 252
+    assert runs[""].data.params["stages.a.p0"] == "x" * 5997 + "..."
+    assert len(runs[""].data.tags["limbeck.overrides"]) == 8000
+    assert len(runs["s"].data.metrics) == 1100
+
+
+def test_nothing_of_mlflow_answers_and_the_work_goes_on(store):
+    spool = spool_of(store)
+    began = time.monotonic()
+    tracker = Tracker(NOWHERE, spool, picture)
+    tell(spool)
+    told = time.monotonic() - began
+    left = tracker.close(1.0)
+    assert left == len(list(spool.read())) > 20
+    assert told < 4
+    assert time.monotonic() - began < 8
+    assert "127.0.0.1" in tracker.error
+    assert tracker.refused == 0
+
+
+def test_an_event_mlflow_cannot_take_is_put_aside_and_the_rest_arrives(store):
+    spool = spool_of(store)
+    spool.run_started("r1", "digits", {}, {})
+    spool.stage_started("s", "t", {}, {})
+    spool.preview("s", "", "p", 0, "lost")
+    spool.metrics("s", "", 0, {"loss": 1.0})
+    spool.run_ended("done")
+    tracker = Tracker(default_uri(store), spool, picture, default_artifacts(store))
+    assert tracker.close(60) == 0
+    assert tracker.refused == 1
+    assert "no blob lost" in spool.path.with_suffix(".refused.jsonl").read_text()
+    assert runs_of(client_of(store))["s"].data.metrics == {"loss": 1.0}
+
+
+def test_what_dead_drivers_left_is_delivered_by_the_next(store):
+    uri = default_uri(store)
+    dead = spool_of(store, "dead")
+    dead.run_started("dead", "digits", {}, {})
+    dead.stage_started("s", "t", {}, {})
+    dead.close()
+    ended, alive, elsewhere = (spool_of(store, name) for name in ("ended", "alive", "elsewhere"))
+    tell(ended, run_id="ended")
+    tell(alive, run_id="alive")
+    elsewhere.run_started("elsewhere", "digits", {}, {})
+    elsewhere.advance(NOWHERE, 0)
+    assert alive.claim()
+    own = spool_of(store, "own")
+    own.run_started("own", "digits", {}, {})
+    assert {left.path.parent.name for left in leftovers(store / "runs", uri, but=own.path)} == {
+        "dead",
+        "ended",
+        "alive",
+    }
+    tracker = Tracker(uri, own, picture, default_artifacts(store), earlier=store / "runs")
+    wait_for(
+        lambda: not {"dead", "ended"} & {left.path.parent.name for left in leftovers(store / "runs", uri)}
+    )
+    assert tracker.close(30) == 0
+    found = {name: run["status"] for name, run in snapshot(client_of(store)).items()}
+    assert found == {
+        ("dead", None): "KILLED", ("dead", "s"): "KILLED", ("own", None): "RUNNING",
+        ("ended", None): "FINISHED", ("ended", "experts"): "FINISHED", ("ended", "distilled"): "FINISHED",
+    }  # fmt: skip
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_an_experiment_that_was_deleted_comes_back(store):
+    tell(spool_of(store))
+    deliver(store, spool_of(store))
+    client = client_of(store)
+    client.delete_experiment(client.get_experiment_by_name("digits").experiment_id)
+    tell(spool_of(store, "r2"), run_id="r2")
+    deliver(store, spool_of(store, "r2"))
+    assert client.get_experiment_by_name("digits").lifecycle_stage == "active"
+
+
+@pytest.mark.parametrize("name", ["with space", "50%20? f\u00fcr #"])
+def test_a_store_in_a_folder_of_any_name(tmp_path, template, name):
+    store = tmp_path / name
+    (store / "tracking").mkdir(parents=True)
+    shutil.copy(template, store / "tracking" / "mlflow.db")
+    tell(spool_of(store), steps=1)
+    deliver(store, spool_of(store))
+    assert len(runs_of(client_of(store))) == 3
+    assert [path for path in tmp_path.rglob("*.db*") if not path.is_relative_to(store)] == []
+
+
+QUIET = """
+import sys
+from pathlib import Path
+import orchestrator.tracking, orchestrator.ui
+assert "mlflow" not in sys.modules
+from orchestrator.spool import Spool
+from orchestrator.tracking import Tracker, default_uri
+store = Path(sys.argv[1])
+spool = Spool(store / "runs" / "r" / "events.jsonl")
+tracker = Tracker(default_uri(store), spool, lambda digest: b"")
+spool.run_started("r", "digits", {}, {})
+spool.run_ended("done")
+assert tracker.close(60) == 0, tracker.error
+Tracker("http://127.0.0.1:9", spool, lambda digest: b"").close(1)
+import mlflow, mlflow.telemetry
+assert not mlflow.is_tracking_uri_set()
+assert mlflow.telemetry.get_telemetry_client() is None
+"""
+
+
+def test_a_fresh_process_pays_late_says_nothing_and_sets_nothing(tmp_path):
+    env = {key: value for key, value in os.environ.items() if key not in ("PYTEST_CURRENT_TEST", "CI")}
+    env = {key: value for key, value in env.items() if not key.startswith(("MLFLOW_", "DO_NOT"))}
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET, str(tmp_path)], cwd=tmp_path, env=env | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name not in ("runs", "tracking")] == []
+
+
+@pytest.mark.slow
+def test_four_processes_may_prepare_a_fresh_store_at_once(tmp_path):
+    code = "import sys, pathlib, orchestrator.tracking as t; s = pathlib.Path(sys.argv[1]); "
+    code += "t.prepare(t.default_uri(s), t.default_artifacts(s))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    started = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=200)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 4, said
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from orchestrator.spool import Spool
+from orchestrator.tracking import Tracker, default_artifacts, default_uri
+store = Path(sys.argv[1])
+spool = Spool(store / "runs" / "r" / "events.jsonl")
+tracker = Tracker(default_uri(store), spool, lambda digest: b"", default_artifacts(store))
+spool.run_started("r", "digits", {"seed": 0}, {})
+spool.stage_started("s", "t", {}, {})
+print("started", flush=True)
+for step in range(1200):
+    spool.metrics("s", "", step, {"loss": float(step)})
+    time.sleep(0.003)
+spool.stage_ended("s", "done", {"best": 1.0})
+spool.run_ended("done")
+assert tracker.close(60) == 0
+"""
+
+
+@pytest.mark.slow
+def test_a_driver_killed_again_and_again_loses_and_doubles_nothing(store):
+    command = [sys.executable, "-c", DRIVER, str(store)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    for wait_s in (0.5, 1.6, None):
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE) as driver:
+            driver.stdout.readline()
+            if wait_s is not None:
+                time.sleep(wait_s)
+                driver.kill()
+            assert driver.wait(120) == (0 if wait_s is None else -signal.SIGKILL)
+    client = client_of(store)
+    runs = runs_of(client)
+    assert len(snapshot(client)) == 2
+    assert [step for step, *_ in points(client, runs["s"].info.run_id, "loss")] == list(range(1200))
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def kill_server():
+    """SIGKILL to all processes of the server that this test started: its sessions' groups."""
+    for child in psutil.Process().children():
+        if "mlflow" in child.cmdline():
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_server_killed_in_the_middle_gets_every_event_exactly_once(store):
+    spool = spool_of(store)
+    pause = threading.Event()
+    with ExitStack() as stack:
+        url = stack.enter_context(serve(store, default_uri(store), port=0))
+        tracker = Tracker(url, spool, picture)
+        spool.run_started("r1", "digits", {"seed": 0}, {})
+        spool.stage_started("s", "t", {}, {}, shards=2)
+        for step in range(600):
+            spool.metrics("s", f"k={step % 2}", step, {"loss": float(step)})
+            if step % 100 == 0:
+                spool.preview("s", "k=0", "synthetic", step, "p" * (step + 1))
+            if step == 300:
+                wait_for(lambda: spool.cursor(url) > 0)
+                kill_server()
+            pause.wait(0.005)
+        assert spool.left(url) > 0
+    with serve(store, default_uri(store), port=int(url.rpartition(":")[2])):
+        spool.stage_ended("s", "done", {"best": 0.5}, manifest={"files": []})
+        spool.run_ended("done")
+        assert tracker.close(60) == 0, tracker.error
+        assert tracker.refused == 0
+        client = MlflowClient(tracking_uri=url)
+        first = snapshot(client)
+        deliver(store, Spool(store / "runs" / "r1" / "events.jsonl"), uri=url)
+        spool.advance(url, 0)
+        deliver(store, spool, uri=url)
+        assert snapshot(client) == first
+    assert set(first) == {("r1", None), ("r1", "s")}
+    child = first["r1", "s"]
+    for k in (0, 1):
+        assert [step for step, *_ in child["metrics"][f"loss/k:{k}"]] == list(range(k, 600, 2))
+    assert len([name for name, _ in child["files"] if name.startswith("images/")]) == 12
+    assert {run["status"] for run in first.values()} == {"FINISHED"}

@@ -1,0 +1,111 @@
+"""Drives the real command line on real files: what a person would type, with toy tasks that misbehave."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+SUPPORT = Path(__file__).parent
+WALKS = """\
+name: walks
+stages:
+  walk: {task: toy_walk, walks: 4, steps: 6, folder: FOLDER}
+  total: {task: toy_total, walks: "${walk}"}
+"""
+
+
+@dataclass
+class Done:
+    """A finished command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Bench:
+    """A folder with one experiment and one store; `marks` counts what the toy task leaves behind."""
+
+    def __init__(self, folder: Path, text: str = WALKS) -> None:
+        self.folder, self.marks_folder, self.store = folder, folder / "marks", folder / "store"
+        self.marks_folder.mkdir(parents=True)
+        self.experiment = folder / "walks.yaml"
+        self.experiment.write_text(text.replace("FOLDER", str(self.marks_folder)))
+
+    def start(self, *argv: str) -> subprocess.Popen:
+        """Starts a command in its own session, so that a kill hits it alone."""
+        env = os.environ | {"PYTHONPATH": str(SUPPORT), "LIMBECK_STORE": str(self.store)}
+        command = [sys.executable, "-m", "orchestrator", *argv]
+        return subprocess.Popen(
+            command, env=env, cwd=self.folder, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def limbeck(self, *argv: str, code: int = 0, timeout: float = 200) -> Done:
+        """Runs a command to its end and checks its exit code; nothing of it is left behind."""
+        process = self.start(*argv)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        finally:
+            end(process)
+        assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
+        assert "Traceback" not in err, err
+        return Done(process.returncode, out, err)
+
+    def run(self, *overrides: str, code: int = 0) -> Any:
+        """`limbeck run --json`: the object that it answers with."""
+        return self.limbeck("run", str(self.experiment), *overrides, "--json", code=code).json
+
+    def marks(self, what: str, walk: int | str = "*") -> int:
+        return len(list(self.marks_folder.glob(f"{what}-{walk}-*")))
+
+    def wait_for_marks(self, what: str, count: int, timeout: float = 60) -> None:
+        deadline = time.monotonic() + timeout
+        while self.marks(what) < count:
+            assert time.monotonic() < deadline, f"no {count} marks {what!r} within {timeout} s"
+            time.sleep(0.05)
+
+
+def digests(answer: Any) -> dict[str, str]:
+    """Stage to the digest of what it made."""
+    return {name: stage["digest"] for name, stage in answer["stages"].items()}
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends a command and all that it started, by process id."""
+    if process.poll() is None:
+        for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+            if child.is_running():
+                child.kill()
+        process.wait(timeout=30)
+
+
+def working_children(process: subprocess.Popen) -> list[int]:
+    """Process ids of all that a command started, but for two agents of Ray's that do no work of ours and
+    that take a minute to see that their raylet was killed."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [
+        child.pid
+        for child in children
+        if "Agent" not in child.name() and "agent" not in " ".join(child.cmdline())
+    ]
+
+
+def gone(pids: list[int], timeout: float = 30) -> bool:
+    """Whether none of these processes is left within the time."""
+    deadline = time.monotonic() + timeout
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True

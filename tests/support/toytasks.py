@@ -1,0 +1,165 @@
+"""Two small tasks of another package, found by entry point, with which the engine's tests break things."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from orchestrator.task import (
+    Artifact,
+    Context,
+    Facts,
+    Input,
+    Needs,
+    Output,
+    Progress,
+    Role,
+    Settings,
+    Shard,
+    ShardFiles,
+    Task,
+)
+
+
+class WalkConfig(Settings):
+    """A random walk a shard."""
+
+    walks: Annotated[int, Role.PLAN] = Field(default=4, ge=1)
+    """How many walks."""
+    steps: int = Field(default=5, ge=1)
+    """Steps of each walk."""
+    pause_s: Annotated[float, Role.PLAN] = 0.0
+    """Seconds between steps; not in a key, as it changes nothing."""
+    trouble: Annotated[Literal["none", "crash", "value", "nan", "io", "hang", "memory"], Role.PLAN] = "none"
+    """What goes wrong in the walks named by `at`."""
+    at: Annotated[tuple[int, ...], Role.PLAN] = ()
+    """Walks in which it goes wrong."""
+    times: Annotated[int, Role.PLAN] = 1
+    """How often it goes wrong in each, counted in `folder`."""
+    folder: Annotated[str, Role.PLAN] = ""
+    """Where marks are left: `start-<walk>-...` for each start, `trouble-<walk>-...` for each trouble."""
+
+
+class Walk(Task[WalkConfig]):
+    """Random walks, for tests."""
+
+    version = 1
+    makes = "walks"
+    Config = WalkConfig
+    needs = Needs(cpus=1, memory_gb=0.2)
+
+    @classmethod
+    def describe(cls, config: WalkConfig, inputs: Mapping[str, Facts]) -> Facts:
+        return {"steps": config.steps}
+
+    @classmethod
+    def shards(cls, config: WalkConfig, facts: Facts) -> Sequence[Shard]:
+        return [Shard({"walk": walk}, disk_bytes=8 * config.steps) for walk in range(config.walks)]
+
+    def __init__(
+        self, config: WalkConfig, inputs: Mapping[str, Artifact], facts: Facts, context: Context
+    ) -> None:
+        self.config = config
+
+    def compute(self, shard: Shard, context: Context) -> Output:
+        walk = int(shard.identity["walk"])
+        self._mark("start", walk)
+        saved = context.load_progress()
+        path = list(saved.tensors["path"]) if saved else [torch.zeros((), dtype=torch.float64)]
+        for step in range(len(path) - 1, self.config.steps):
+            generator = torch.Generator().manual_seed(context.seed("step", step))
+            path.append(path[-1] + torch.randn((), dtype=torch.float64, generator=generator))
+            context.log({"position": float(path[-1])}, step)
+            self._trouble(walk, step, context)
+            time.sleep(self.config.pause_s)
+            context.save_progress(lambda: Progress({"path": torch.stack(path)}, {}))
+        return Output(tensors={"path": {"path": torch.stack(path)}}, metrics={"end": float(path[-1])})
+
+    @classmethod
+    def close(
+        cls,
+        config: WalkConfig,
+        inputs: Mapping[str, Artifact],
+        facts: Facts,
+        shards: Sequence[ShardFiles],
+        context: Context,
+    ) -> Output:
+        ends = torch.stack([shard.tensors("path", rows=[config.steps])["path"][0] for shard in shards])
+        return Output(tensors={"ends": {"ends": ends}}, metrics={"mean_end": float(ends.mean())})
+
+    def _mark(self, what: str, walk: int) -> int:
+        """Leaves a mark and says how many there are of this kind."""
+        if not self.config.folder:
+            return 0
+        folder = Path(self.config.folder)
+        (folder / f"{what}-{walk}-{time.time_ns()}").touch()
+        return len(list(folder.glob(f"{what}-{walk}-*")))
+
+    def _trouble(self, walk: int, step: int, context: Context) -> None:
+        if self.config.trouble == "none" or walk not in self.config.at or step != self.config.steps // 2:
+            return
+        if self._mark("trouble", walk) > self.config.times:
+            return
+        match self.config.trouble:
+            case "crash":
+                os._exit(7)
+            case "value":
+                raise ValueError("a bad value")
+            case "io":
+                raise OSError("a passing fault")
+            case "nan":
+                context.log({"position": float("nan")}, step)
+            case "memory":
+                raise MemoryError("too big")
+            case "hang":
+                time.sleep(3600)
+
+
+class TotalConfig(Settings):
+    """Sums the ends of walks."""
+
+    walks: Annotated[str, Input("walks")]
+    """The walks."""
+    scale: float = 1.0
+    """Factor of the sum."""
+
+
+class Total(Task[TotalConfig]):
+    """The sum of the ends of walks, for tests."""
+
+    version = 1
+    makes = "total"
+    Config = TotalConfig
+    needs = Needs(cpus=1, memory_gb=0.2)
+
+    @classmethod
+    def describe(cls, config: TotalConfig, inputs: Mapping[str, Facts]) -> Facts:
+        return {"steps": inputs["walks"]["steps"]}
+
+    @classmethod
+    def shards(cls, config: TotalConfig, facts: Facts) -> Sequence[Shard]:
+        return [Shard({"total": True})]
+
+    def __init__(
+        self, config: TotalConfig, inputs: Mapping[str, Artifact], facts: Facts, context: Context
+    ) -> None:
+        self.config, self.walks = config, inputs["walks"]
+
+    def compute(self, shard: Shard, context: Context) -> Output:
+        total = self.walks.tensors("ends")["ends"].sum() * self.config.scale
+        return Output(tensors={"total": {"total": total}}, metrics={"total": float(total)})
+
+    @classmethod
+    def close(
+        cls,
+        config: TotalConfig,
+        inputs: Mapping[str, Artifact],
+        facts: Facts,
+        shards: Sequence[ShardFiles],
+        context: Context,
+    ) -> Output:
+        return Output(metrics={"total": shards[0].metrics["total"]})

@@ -1,0 +1,167 @@
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.task import derive_seed
+from tasks.dataset_distillation.expert_trajectories import ExpertTrajectories
+from tasks.dataset_distillation.trajectories import flat_model, read_snapshots
+from tests.tasks.harness import KilledError, equal, run_task
+
+AST = {
+    "momentum": 0.9,
+    "weight_decay": 1e-3,
+    "lr": 0.01,
+    "lr_decay": 0.6,
+    "loss_scale": True,
+    "gradient_penalty": 1.0,
+    "batch_size": 512,
+}
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first) and first.keys() == second.keys()
+
+
+def test_makes_one_shard_an_expert_with_every_snapshot(experts):
+    facts = experts.facts
+    assert (facts["epochs"], facts["experts"], facts["classes"], facts["shape"]) == (4, 2, 10, [1, 8, 8])
+    assert facts["network"]["width"] == 8
+    assert experts.kind == "trajectories"
+    assert [dict(shard.identity) for shard in experts.shards] == [{"expert": 0}, {"expert": 1}]
+    shapes = flat_model(facts, "cpu").shapes
+    for shard in experts.shards:
+        assert {name: tuple(value.shape) for name, value in shard.tensors("weights").items()} == {
+            name: (5, *shape) for name, shape in shapes.items()
+        }
+        assert [step for step, metrics in shard.curves if "train_loss" in metrics] == [1, 2, 3, 4]
+
+
+def test_starts_at_the_networks_own_initialisation(experts):
+    seed = derive_seed(0, "ExpertTrajectories", {"expert": 1}, "init")
+    model = flat_model(experts.facts, "cpu", seed)
+    assert torch.equal(read_snapshots(model, experts.shards[1], [0])[0], model.initial())
+
+
+def test_learns(experts):
+    first, last = (experts.shards[0].curves[i][1]["train_loss"] for i in (0, 3))
+    assert last < 0.8 * first
+    scores = [shard.metrics["test_accuracy"] for shard in experts.shards]
+    assert experts.metrics["test_accuracy"] == pytest.approx(sum(scores) / 2)
+    assert experts.metrics["test_accuracy_se"] == pytest.approx(abs(scores[0] - scores[1]) / 2)
+    assert min(scores) > 0.4
+
+
+def test_an_expert_does_not_depend_on_its_siblings_or_on_when_it_stops(experts, experts_config):
+    alone = run_task(ExpertTrajectories, {**experts_config, "experts": 1, "last_epoch": 2})
+    assert alone.facts["epochs"] == 2
+    rows = experts.shards[0].tensors("weights", rows=[0, 1, 2])
+    assert same(alone.shards[0].tensors("weights"), rows)
+
+
+def test_experts_differ_with_the_seed_and_the_number(experts, experts_config):
+    other = run_task(ExpertTrajectories, {**experts_config, "experts": 1, "epochs": 1}, seed=1)
+    first, second = (shard.tensors("weights", rows=[0]) for shard in experts.shards)
+    assert not same(first, second)
+    assert not same(first, other.shards[0].tensors("weights", rows=[0]))
+
+
+@settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 8))
+def test_killed_and_resumed_is_undisturbed(experts, experts_config, kill_after):
+    progress = {}
+    if kill_after <= 4:
+        with pytest.raises(KilledError):
+            run_task(ExpertTrajectories, experts_config, progress=progress, kill_after=kill_after)
+    again = run_task(ExpertTrajectories, experts_config, progress=progress)
+    assert equal(again, experts)
+
+
+def test_the_smooth_expert_resumes_beyond_the_drop_of_its_rate(experts_config):
+    config = {**experts_config, **AST, "experts": 1, "epochs": 6, "precision": "fp16"}
+    undisturbed, progress = run_task(ExpertTrajectories, config), {}
+    for kill_after in (2, 3):
+        with pytest.raises(KilledError):
+            run_task(ExpertTrajectories, config, progress=progress, kill_after=kill_after)
+    assert equal(run_task(ExpertTrajectories, config, progress=progress), undisturbed)
+    assert {value.dtype for value in undisturbed.shards[0].tensors("weights").values()} == {torch.float16}
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"momentum": 0.5},
+        {"weight_decay": 0.1},
+        {"loss_scale": True},
+        {"gradient_penalty": 0.1},
+        {"augment": ""},
+        {"transform": "zca"},
+    ],
+)
+def test_every_switch_acts(experts, experts_config, switch):
+    found = run_task(ExpertTrajectories, {**experts_config, **switch, "experts": 1, "last_epoch": 1})
+    assert same(found.shards[0].tensors("weights", [0]), experts.shards[0].tensors("weights", [0]))
+    assert not same(found.shards[0].tensors("weights", [1]), experts.shards[0].tensors("weights", [1]))
+
+
+def test_estimates_its_disk(experts, experts_config):
+    config = ExpertTrajectories.Config(**experts_config)
+    estimate = ExpertTrajectories.shards(config, experts.facts)[0].disk_bytes
+    written = sum(value.nbytes for value in experts.shards[0].tensors("weights").values())
+    assert estimate == written
+
+
+def test_leaves_the_global_random_state_alone(experts_config):
+    before = torch.get_rng_state()
+    run_task(ExpertTrajectories, {**experts_config, "experts": 1, "epochs": 1})
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_diverging_expert_is_stopped_with_advice(experts_config):
+    with pytest.raises(
+        ValueError, match=r"expert 0: the training loss is \w+ in epoch \d; lower lr \(1e\+30\)"
+    ):
+        run_task(ExpertTrajectories, {**experts_config, "lr": 1e30, "experts": 1})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"experts": 0}, "greater than 0"),
+        ({"epochs": 0}, "greater than 0"),
+        ({"last_epoch": 9}, "last_epoch 9 lies beyond epochs 4"),
+        ({"augment": "crop_rotat"}, "did you mean 'rotate'"),
+        ({"lr": float("nan")}, "finite"),
+        ({"network": {"name": "convnet", "depth": 9}}, "depth"),
+    ],
+)
+def test_wrong_settings_are_refused_before_work_starts(experts_config, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        ExpertTrajectories.describe(ExpertTrajectories.Config(**{**experts_config, **wrong}), {})
+
+
+@pytest.mark.slow
+def test_the_smooth_expert_moves_less_early_on_at_equal_accuracy():
+    """AST's claim, against the same momentum and decay without clipping and penalty."""
+    base = {
+        "dataset": "digits",
+        "network": {"name": "convnet", "width": 16, "depth": 2},
+        "experts": 2,
+        "epochs": 20,
+        "augment": "crop_scale_rotate",
+    }
+    strong = {**AST, "loss_scale": False, "gradient_penalty": 0.0, "batch_size": 64}
+    found = [
+        run_task(ExpertTrajectories, {**base, **switches}) for switches in (strong, {**AST, "batch_size": 64})
+    ]
+    plain, smooth = (_early_movement(artifact) for artifact in found)
+    assert smooth < plain
+    scores = [artifact.metrics["test_accuracy"] for artifact in found]
+    assert abs(scores[0] - scores[1]) < 0.02
+
+
+def _early_movement(artifact):
+    """Mean length of the first ten epochs' steps in weight space."""
+    model = flat_model(artifact.facts, "cpu")
+    paths = [read_snapshots(model, shard, range(11)) for shard in artifact.shards]
+    return float(torch.stack([path.diff(dim=0).norm(dim=1).mean() for path in paths]).mean())
