@@ -32,7 +32,8 @@ def offer(disk_bytes: int | None = None) -> Offer:
 def session(offered: Offer) -> Iterator[None]:
     """A Ray with just these resources while the context lasts."""
     _use_token()
-    import ray  # after the token: Ray reads its settings when it is imported
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    import ray  # after these: Ray reads its settings when it is imported
 
     try:
         ray.init(
@@ -49,12 +50,12 @@ def session(offered: Offer) -> Iterator[None]:
         )
     except (RuntimeError, OSError, ValueError, ConnectionError) as error:
         raise LimbeckError(f"Ray does not start on this machine: {error}; see `limbeck doctor`") from error
-    try:
-        # Ray prints what the engine says in its own words, and standard output is for answers.
-        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+    # Ray prints what the engine says in its own words, and standard output is for answers.
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        try:
             yield
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def _use_token() -> None:

@@ -214,15 +214,15 @@ def main() -> None:
     try:
         app()
     except LimbeckError as error:
-        _complain(str(error), error.exit_code)
+        _complain(str(error), error.exit_code, error.answered)
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on from here", 130)
 
 
-def _complain(message: str, code: int) -> None:
+def _complain(message: str, code: int, answered: bool = False) -> None:
     for line in message.splitlines():
         sys.stderr.write(f"limbeck: {line}\n")
-    if "--json" in sys.argv:
+    if "--json" in sys.argv and not answered:
         answer: dict[str, Any] = {"error": message, "exit_code": code}
         sys.stdout.write(json.dumps(answer) + "\n")
     raise SystemExit(code)

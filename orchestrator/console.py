@@ -46,14 +46,19 @@ class Console:
         if self.as_json:
             return
         table = Table(
-            title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+            title=Text(title, style="bold") if title else None,
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+            padding=(0, 2, 0, 0),
         )
         for index, column in enumerate(columns):
             number = any(isinstance(row[index], int | float) for row in rows)
-            table.add_column(column, justify="right" if number else "left", no_wrap=True)
+            last = index == len(columns) - 1
+            table.add_column(column, justify="right" if number else "left", no_wrap=not last)
         for row in rows:
             table.add_row(*(Text(shown(value)) for value in row))
-        RichConsole(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+        RichConsole(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
 
     def print(self, text: str) -> None:
         """A line on standard output."""

@@ -5,9 +5,16 @@ from collections.abc import Iterable
 
 
 class LimbeckError(Exception):
-    """Shown to the user as one message, never as a traceback."""
+    """Shown to the user as one message, never as a traceback.
+
+    `answered`: standard output already carries the answer of `--json`, so that the error does not.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, *, answered: bool = False) -> None:
+        super().__init__(message)
+        self.answered = answered
 
 
 class UserError(LimbeckError, ValueError):

@@ -17,12 +17,11 @@ from orchestrator.store import RunRecord, Store
 def begin_run(plan: Plan, store: Store) -> RunRecord:
     """A new run, or the last one of the same experiment where that was cut short and its driver is gone."""
     experiment = plan.experiment
-    for earlier in store.runs():
-        if earlier.experiment == experiment.name:
-            same = canonical(earlier.document) == canonical(experiment.document)
-            if same and earlier.state != "done" and not _alive(earlier):
-                return _resumed(earlier)
-            break
+    _settle(store)
+    last = next((run for run in store.runs() if run.experiment == experiment.name), None)
+    cut_short = last is not None and last.state in ("failed", "interrupted")
+    if last and cut_short and canonical(last.document) == canonical(experiment.document):
+        return replace(last, state="running", ended=None, driver=_driver())
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return RunRecord(
         run_id=f"{experiment.name}-{stamp}-{secrets.token_hex(2)}", experiment=experiment.name,
@@ -31,8 +30,11 @@ def begin_run(plan: Plan, store: Store) -> RunRecord:
     )  # fmt: skip
 
 
-def _resumed(earlier: RunRecord) -> RunRecord:
-    return replace(earlier, state="running", ended=None, driver=_driver())
+def _settle(store: Store) -> None:
+    """Marks runs as interrupted whose driver is gone without a word."""
+    for run in store.runs():
+        if run.state == "running" and not _alive(run):
+            store.save_run(replace(run, state="interrupted", ended=now_ms()))
 
 
 def _driver() -> dict[str, Any]:

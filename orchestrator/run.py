@@ -113,16 +113,25 @@ class Run:
     def _start(self, progress: _Progress) -> None:
         plan = progress.plan
         workers = min(plan.workers, self._free().fits(plan.needs))
-        if workers < 1:
+        if workers < 1 or self._computed_elsewhere(plan):
             return
+        done = self._store.committed(plan.shard_keys)
+        todo = tuple(index for index, key in enumerate(plan.shard_keys) if key not in done)
+        plan = progress.plan = replace(plan, todo=todo)
         progress.state, progress.workers, progress.started = "running", workers, time.monotonic()
         self._tell_started(plan)
-        self._replay(plan, [key for i, key in enumerate(plan.shard_keys) if i not in set(plan.todo)])
+        self._replay(plan, [key for key in plan.shard_keys if key in done])
         progress.pool = ShardedStage(
             plan, self._assignment(plan), self._plan.offer, workers, self._hears(plan),
             lambda shard, problem: self._console.failure(plan.name, shard, problem),
         )  # fmt: skip
         progress.pool.begin()
+
+    def _computed_elsewhere(self, plan: StagePlan) -> bool:
+        """Whether a stage under way computes shards that this one needs too; then this one waits for them."""
+        keys = {plan.shard_keys[index] for index in plan.todo}
+        running = (progress.plan for progress in self._stages.values() if progress.state == "running")
+        return any(keys & {other.shard_keys[index] for index in other.todo} for other in running)
 
     def _free(self) -> Offer:
         """What the stages under way leave."""

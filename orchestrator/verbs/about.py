@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -71,7 +71,8 @@ def doctor(store_uri: str, as_json: bool) -> None:
         rows = [[name, value] for name, value in _flat_facts(facts)]
         console.table("", ["fact", "value"], rows)
     if not healthy:
-        raise LimbeckError("; ".join(check["found"] for check in checks if not check["ok"]))
+        wrong = "; ".join(check["found"] for check in checks if not check["ok"])
+        raise LimbeckError(wrong, answered=as_json)
 
 
 def ui(store_uri: str, tracking: str | None, port: int) -> None:
@@ -79,7 +80,7 @@ def ui(store_uri: str, tracking: str | None, port: int) -> None:
     from orchestrator.tracking import default_uri
     from orchestrator.ui import serve
 
-    console, store = Console(), Store.open(store_uri)
+    console, store = Console(), Store.open(store_uri, create=False)
     home = Path(store.uri)
     with serve(home, tracking or default_uri(home), port=port) as url:
         console.print(f"MLflow at {url}; Ctrl-C ends it")
@@ -118,14 +119,16 @@ def _default(value: Any) -> str:
 
 
 def _type_name(annotation: Any) -> str:
-    names = [_type_name(part) for part in get_args(annotation) if part is not type(None)]
-    if annotation.__class__.__name__ in ("UnionType", "_UnionGenericAlias"):
-        return " or ".join(names)
-    if "Literal" in str(annotation) and not isinstance(annotation, type):
-        return " | ".join(str(part) for part in get_args(annotation))
-    if getattr(annotation, "__origin__", None) is tuple:
-        return f"list of {names[0]}"
-    return getattr(annotation, "__name__", str(annotation))
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(str(part) for part in parts)
+    if origin is Annotated:
+        return _type_name(parts[0])
+    if origin is tuple:
+        return f"list of {_type_name(parts[0])}"
+    if parts:
+        return " or ".join(_type_name(part) for part in parts if part is not type(None))
+    return str(getattr(annotation, "__name__", annotation))
 
 
 def _existing(path: Path) -> Path:

@@ -13,7 +13,7 @@ from orchestrator.store import Store, upkeep
 
 def ls(store_uri: str, kind: str | None, task: str | None, as_json: bool) -> None:
     """Artifacts, newest first."""
-    console, store = Console(as_json=as_json), Store.open(store_uri)
+    console, store = Console(as_json=as_json), Store.open(store_uri, create=False)
     found = [
         manifest
         for manifest in store.manifests()
@@ -46,7 +46,7 @@ def ls(store_uri: str, kind: str | None, task: str | None, as_json: bool) -> Non
 
 def show(name: str, store_uri: str, as_json: bool) -> None:
     """Settings, facts, metrics and files of one artifact."""
-    console, store = Console(as_json=as_json), Store.open(store_uri)
+    console, store = Console(as_json=as_json), Store.open(store_uri, create=False)
     manifest = store.artifact(store.resolve(name)).manifest
     if as_json:
         return console.answer(manifest.to_json())
@@ -69,7 +69,7 @@ def show(name: str, store_uri: str, as_json: bool) -> None:
 
 def lineage(name: str, store_uri: str, as_json: bool) -> None:
     """From an artifact back to the data and the commit, and on to what was made of it."""
-    console, store = Console(as_json=as_json), Store.open(store_uri)
+    console, store = Console(as_json=as_json), Store.open(store_uri, create=False)
     found = upkeep.lineage(store, store.resolve(name))
     if as_json:
         return console.answer(found)
@@ -85,7 +85,7 @@ def lineage(name: str, store_uri: str, as_json: bool) -> None:
 
 def verify(names: Sequence[str], store_uri: str, repair: bool, as_json: bool) -> None:
     """Hashes everything again; LimbeckError (exit code 1) where something is broken and stays so."""
-    console, store = Console(as_json=as_json), Store.open(store_uri)
+    console, store = Console(as_json=as_json), Store.open(store_uri, create=False)
     ids = [store.resolve(name) for name in names] or None
     found = upkeep.verify(store, ids, repair=repair)
     if as_json:
@@ -102,12 +102,14 @@ def verify(names: Sequence[str], store_uri: str, repair: bool, as_json: bool) ->
             "run the experiment again to make just these"
         )
     if not found.ok and not repair:
-        raise LimbeckError("the store is damaged; `limbeck artifacts verify --repair` drops what is broken")
+        raise LimbeckError(
+            "the store is damaged; `limbeck artifacts verify --repair` drops what is broken", answered=as_json
+        )
 
 
 def export(name: str, folder: Path, store_uri: str, as_json: bool) -> None:
     """Copies an artifact's files under readable names."""
-    console, store = Console(as_json=as_json), Store.open(store_uri)
+    console, store = Console(as_json=as_json), Store.open(store_uri, create=False)
     artifact = store.resolve(name)
     upkeep.export(store, artifact, folder)
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
@@ -118,7 +120,7 @@ def export(name: str, folder: Path, store_uri: str, as_json: bool) -> None:
 
 def gc(store_uri: str, apply: bool, keep: int, as_json: bool) -> None:
     """What could go, or went."""
-    console, store = Console(as_json=as_json), Store.open(store_uri)
+    console, store = Console(as_json=as_json), Store.open(store_uri, create=False)
     found = upkeep.collect(store, apply=apply, keep=keep)
     if as_json:
         return console.answer(found.to_json())
@@ -133,7 +135,7 @@ def gc(store_uri: str, apply: bool, keep: int, as_json: bool) -> None:
 
 def runs(store_uri: str, pin: str | None, unpin: str | None, as_json: bool) -> None:
     """All runs, newest first; pins and unpins on the way."""
-    console, store = Console(as_json=as_json), Store.open(store_uri)
+    console, store = Console(as_json=as_json), Store.open(store_uri, create=False)
     if pin:
         store.pin(pin)
     if unpin:

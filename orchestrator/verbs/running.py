@@ -14,8 +14,8 @@ from orchestrator.feasibility import problems
 from orchestrator.identity import begin_run
 from orchestrator.plan import Plan, make_plan
 from orchestrator.spool import EVENTS, Spool
-from orchestrator.store import RunRecord, Store
-from orchestrator.tracking import Tracker, default_uri, leftovers
+from orchestrator.store import RunRecord, Store, open_bytes
+from orchestrator.tracking import Tracker, default_uri
 
 if TYPE_CHECKING:
     from orchestrator.run import Run
@@ -50,7 +50,7 @@ def run(
     else:
         _show_result(made, record, store, uri, console)
     if record.state != "done":
-        raise RunFailed(_failure(record, store))
+        raise RunFailed(_failure(record, store), answered=as_json)
 
 
 def plan(
@@ -64,7 +64,7 @@ def plan(
 ) -> None:
     """Shows the plan; exit code 3 where it cannot be."""
     console = Console(as_json=as_json)
-    made = _plan(experiment, overrides, Store.open(store_uri), only, since, fresh)
+    made = _plan(experiment, overrides, _to_read(store_uri), only, since, fresh)
     found = problems([stage for stage in made.stages if stage.active], made.offer)
     if as_json:
         console.answer(_plan_answer(made, found))
@@ -72,7 +72,7 @@ def plan(
         _show_plan(made, console)
         _show_changed(made, console)
     if found:
-        raise Infeasible("\n".join(found))
+        raise Infeasible("\n".join(found), answered=as_json)
 
 
 def answer(record: RunRecord, store: Store) -> dict[str, Any]:
@@ -109,6 +109,12 @@ def _plan(
     )
 
 
+def _to_read(store_uri: str) -> Store:
+    """The store, or an empty one where none is yet: a plan makes nothing."""
+    space = open_bytes(store_uri)
+    return Store.over(space, create=False) if space.exists("store.json") else Store(space)
+
+
 def _refuse_infeasible(made: Plan) -> None:
     found = problems([stage for stage in made.stages if stage.active], made.offer)
     if found:
@@ -133,16 +139,16 @@ def _tracker(uri: str, record: RunRecord, store: Store, console: Console) -> Ite
     home = Path(store.uri)
     spool = Spool(home / "runs" / record.run_id / EVENTS)
     root = home / "tracking" / "artifacts"
-    for left in leftovers(home / "runs", uri, but=spool.path):
-        Tracker(uri, left, store.read_blob, root).close(_DRAIN_S)
-    tracker = Tracker(uri, spool, store.read_blob, root)
+    tracker = Tracker(uri, spool, store.read_blob, root, earlier=home / "runs")
     try:
         yield spool
     finally:
-        left_over = tracker.close(_DRAIN_S)
-        if left_over:
+        left = tracker.close(_DRAIN_S)
+        spool.close()
+        if left:
+            why = f" ({tracker.error})" if tracker.error else ""
             console.say(
-                f"MLflow at {uri} does not answer: {left_over} events wait; the next run delivers them"
+                f"MLflow at {uri} does not answer{why}: {left} events wait, the next run delivers them"
             )
 
 

@@ -51,9 +51,12 @@ class Config(Settings):
 SHARD = Shard({"expert": 0})
 
 
+DEFAULT = Config()
+
+
 def key(
-    config: Config = Config(), shard: Shard = SHARD, seed: int = 0, version: int = 1, source: str = "k"
-) -> str:  # noqa: B008
+    config: Config = DEFAULT, shard: Shard = SHARD, seed: int = 0, version: int = 1, source: str = "k"
+) -> str:
     return shard_key("task", version, seed, config, {"source": source}, shard)
 
 
@@ -95,7 +98,7 @@ def test_default_data_is_in_the_key_by_its_digest():
 
 
 def test_a_stages_key_is_that_of_its_shards_inputs_and_closing_step():
-    def stage(config=Config(), keys=("a", "b"), inputs=("k",)):  # noqa: B008
+    def stage(config=DEFAULT, keys=("a", "b"), inputs=("k",)):
         return stage_key("task", 1, config, {"source": inputs[0]}, keys)
 
     assert stage() == stage(Config(rate=0.5, experts=9))
