@@ -213,7 +213,7 @@ class Spool:
         kind = event["kind"]
         self._last = max(self._last, event["t"])
         self._state = event["state"] if kind == "run_ended" else None
-        if kind == "stage_started":
+        if kind in ("run_started", "stage_started"):
             self._last_start = max(self._last_start, event["t"])
         if kind in ("metrics", "preview"):
             for name in event["values"] if kind == "metrics" else [event["name"]]:

@@ -116,15 +116,15 @@ class Training:
 
     def progress(self) -> Progress:
         tensors = {
-            "weights": self.weights.clone(),
-            "velocity": self.velocity.clone(),
+            "weights": self.weights.to("cpu", copy=True),
+            "velocity": self.velocity.to("cpu", copy=True),
             "snapshots": torch.stack(self.snapshots),
         }
         return Progress(tensors=tensors, facts={"losses": list(self.losses)})
 
     @classmethod
     def resume(cls, saved: Progress, device: str) -> "Training":
-        weights, velocity = (saved.tensors[name].to(device) for name in ("weights", "velocity"))
+        weights, velocity = (saved.tensors[name].to(device, copy=True) for name in ("weights", "velocity"))
         return cls(weights, velocity, list(saved.tensors["snapshots"]), list(saved.facts["losses"]))
 
 
@@ -168,7 +168,7 @@ class ExpertTrajectories(Task[ExpertConfig]):
         state = self._begin(context)
         for epoch in range(len(state.losses), self.config.kept_epochs):
             state.losses.append(self._train(state, epoch, context))
-            self._check(state.losses[-1], shard, epoch)
+            self._check(state, shard, epoch)
             state.snapshots.append(self._snapshot(state.weights))
             context.log({"train_loss": state.losses[-1]}, step=epoch + 1)
             context.save_progress(state.progress)
@@ -206,10 +206,10 @@ class ExpertTrajectories(Task[ExpertConfig]):
         steps = batches(len(self.images), config.batch_size, order)
         return train_epoch(loss, state.weights, state.velocity, optimizer, steps)
 
-    def _check(self, loss: float, shard: Shard, epoch: int) -> None:
-        if not math.isfinite(loss):
+    def _check(self, state: Training, shard: Shard, epoch: int) -> None:
+        if not math.isfinite(state.losses[-1]) or not state.weights.isfinite().all():
             raise ValueError(
-                f"expert {shard.identity['expert']}: the training loss is {loss} in epoch {epoch + 1}; "
+                f"expert {shard.identity['expert']}: not finite after epoch {epoch + 1}, loss {state.losses[-1]}; "
                 f"lower lr ({self.config.lr}) or the network's depth ({self.facts['network']['depth']})"
             )
 

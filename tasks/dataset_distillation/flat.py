@@ -31,7 +31,8 @@ class FlatModel:
 
     def __call__(self, weights: Tensor, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N,C,H,W) under weights (P,); differentiable in both, twice."""
-        return torch.func.functional_call(self.module, self.unflatten(weights), (images,))
+        logits: Tensor = torch.func.functional_call(self.module, self.unflatten(weights), (images,))
+        return logits
 
     def initial(self) -> Tensor:
         """A copy of the module's own weights, (P,)."""

@@ -112,8 +112,7 @@ def perturb(weights: Mapping[str, Tensor], generator: torch.Generator) -> dict[s
 
 def _perturbed(value: Tensor, generator: torch.Generator) -> Tensor:
     direction = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-    direction = (direction / direction.norm()).to(value)
-    return value + direction * value
+    return value + (direction / direction.norm()).to(value) * value
 
 
 def student_batches(count: int, size: int | None, steps: int, generator: torch.Generator) -> list[Tensor]:

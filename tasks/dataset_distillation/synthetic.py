@@ -47,17 +47,22 @@ class SyntheticSet:
         if rates.average_decay:
             self.average = torch.lerp(self.images, self.average, rates.average_decay)
 
+    def is_finite(self) -> bool:
+        """Whether no number of what is learned has overflowed."""
+        return all(bool(value.isfinite().all()) for value in (self.images, self.labels, self.step_size))
+
     def tensors(self) -> dict[str, Tensor]:
         """Copies of everything, for progress."""
         named = {name: getattr(self, name) for name in ("images", "labels", "step_size", "average")}
         named |= {f"velocity.{name}": value for name, value in self.velocity.items()}
-        return {name: value.detach().clone() for name, value in named.items()}
+        return {name: value.detach().to("cpu", copy=True) for name, value in named.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], device: str) -> "SyntheticSet":
-        named = {name: value.to(device) for name, value in tensors.items()}
+        named = {name: value.to(device, copy=True) for name, value in tensors.items()}
         velocity = {name.removeprefix("velocity."): value for name, value in named.items() if "." in name}
-        return cls(*(named[name] for name in ("images", "labels", "step_size", "average")), velocity)
+        learned = (named["images"], named["labels"], named["step_size"])
+        return cls(*learned, average=named["average"], velocity=velocity)
 
     def probabilities(self) -> Tensor:
         """Hard labels as they are, soft ones as probabilities (n,classes)."""

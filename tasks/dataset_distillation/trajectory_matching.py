@@ -185,9 +185,9 @@ class TrajectoryMatching(Task[MatchingConfig]):
             assert found.labels is not None, "soft labels have a gradient"
             gradients["labels"] = found.labels
         synthetic.descend(gradients, config.rates())
-        if not math.isfinite(loss) or not synthetic.images.isfinite().all():
+        if not math.isfinite(loss) or not synthetic.is_finite():
             raise ValueError(
-                f"iteration {iteration + 1}: matching loss {loss}, or pixels that are no longer finite; "
+                f"iteration {iteration + 1}: with a matching loss of {loss} the synthetic set is no longer finite; "
                 f"lower pixel_lr ({config.pixel_lr}) or step_size ({config.step_size})"
             )
         if synthetic.step_size <= 0:

@@ -82,12 +82,14 @@ def digests(answer: Any) -> dict[str, str]:
 
 
 def end(process: subprocess.Popen) -> None:
-    """Ends a command and all that it started, by process id."""
+    """Ends a command and all that it started, by process id, and closes its pipes."""
     if process.poll() is None:
         for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
             if child.is_running():
                 child.kill()
         process.wait(timeout=30)
+    for pipe in (process.stdout, process.stderr):
+        pipe.close()
 
 
 def working_children(process: subprocess.Popen) -> list[int]:

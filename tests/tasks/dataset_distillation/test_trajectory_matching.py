@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -135,6 +137,27 @@ def test_the_average_of_the_pixels_is_published_in_their_place(experts):
     averaged = published(match(experts, {**SHORT, "iterations": 2, "pixel_ema": 0.75}))["images"]
     expected = 0.75 * (0.75 * first + 0.25 * half) + 0.25 * raw
     assert torch.allclose(averaged, expected, atol=1e-5)
+
+
+class Recorded:
+    """A shard that writes down which rows are read of it."""
+
+    def __init__(self, shard, read):
+        self.shard, self.read = shard, read
+
+    def tensors(self, name, rows=None):
+        self.read.append(None if rows is None else list(rows))
+        return self.shard.tensors(name, rows)
+
+
+@pytest.mark.parametrize(("between", "length"), [("none", 2), ("equal", 3)])
+def test_reads_only_the_snapshots_of_the_path(experts, between, length):
+    read = []
+    recorded = replace(experts, shards=[Recorded(shard, read) for shard in experts.shards])
+    match(recorded, {**SHORT, "intermediate_matching": between})
+    assert len(read) == 6
+    assert all(len(rows) == length and rows[-1] - rows[0] == 2 for rows in read)
+    assert {rows[0] for rows in read} == {0, 1}
 
 
 def test_half_precision_snapshots_hardly_change_the_loss(experts, experts_config):
