@@ -200,7 +200,8 @@ class Spool:
             self._write(kind, None, **fields)
 
     def _write(self, kind: str, t: int | None, **fields: Json) -> None:
-        event = {"t": _now_ms() if t is None else t, "kind": kind, **fields}
+        now = max(_now_ms(), self._last_start)
+        event = {"t": now if t is None else t, "kind": kind, **fields}
         line = json.dumps(event, separators=(",", ":"), allow_nan=False, default=str).encode() + b"\n"
         line = b"\n" + line if self._torn else line
         self._torn = True
