@@ -16,6 +16,7 @@ from orchestrator.plan import Plan, make_plan
 from orchestrator.spool import EVENTS, Spool
 from orchestrator.store import RunRecord, Store, open_bytes
 from orchestrator.tracking import Tracker, default_uri
+from orchestrator.verbs.pictures import save_pictures
 
 if TYPE_CHECKING:
     from orchestrator.run import Run
@@ -243,10 +244,16 @@ def _show_result(made: Plan, record: RunRecord, store: Store, uri: str, console:
     ]
     console.print("")
     console.table("", ["stage", "state", "cached", "computed", "seconds", "artifact"], rows)
+    folder = Path(store.uri) / "runs" / record.run_id / "pictures"
+    pictures = save_pictures(made, store, folder)
     console.print("")
-    console.print(f"run     {record.run_id}: {record.state}")
-    console.print(f"store   {store.uri}")
-    console.print(f"MLflow  {uri}; to browse: limbeck ui --store {store.uri}")
+    console.print(f"run       {record.run_id}: {record.state}")
+    console.print(f"store     {store.uri}")
+    if pictures:
+        console.print(f"pictures  {folder} ({pictures})")
+    console.print(f"MLflow    {uri}")
+    console.print(f"next      limbeck ui --store {store.uri}")
+    console.print(f"          limbeck artifacts lineage {record.stages[-1].artifact} --store {store.uri}")
 
 
 def _failure(record: RunRecord, store: Store) -> str:
