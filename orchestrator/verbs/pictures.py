@@ -18,7 +18,7 @@ def save_pictures(made: Plan, store: Store, folder: Path) -> int:
         for name, blob in _last_ones(stage, store).items():
             folder.mkdir(parents=True, exist_ok=True)
             stage_name = stage.name.replace("[", ".").replace("]", "")
-        file = re.sub(r"[^A-Za-z0-9_.=-]+", "_", f"{stage_name}-{name}")
+            file = re.sub(r"[^A-Za-z0-9_.=-]+", "_", f"{stage_name}-{name}")
             (folder / f"{file}.png").write_bytes(store.read_blob(blob))
             count += 1
     return count

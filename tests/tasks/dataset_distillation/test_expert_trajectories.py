@@ -105,6 +105,19 @@ def test_every_switch_acts(experts, experts_config, switch):
     assert not same(found.shards[0].tensors("weights", [1]), experts.shards[0].tensors("weights", [1]))
 
 
+def test_the_rate_drops_and_momentum_restarts_late_in_the_schedule(experts_config):
+    """With six epochs the drop comes before the last one, also where training stops elsewhere."""
+    config = {**experts_config, "experts": 1, "epochs": 6, "momentum": 0.9, "lr": 0.01}
+    paths = {
+        decay: run_task(ExpertTrajectories, {**config, "lr_decay": decay}).shards[0].tensors("weights")
+        for decay in (1.0, 1 - 1e-9, 1e-30)
+    }
+    for name, constant in paths[1.0].items():
+        assert all(torch.equal(constant[:6], path[name][:6]) for path in paths.values())
+        assert torch.equal(paths[1e-30][name][6], paths[1e-30][name][5])
+        assert not torch.allclose(paths[1 - 1e-9][name][6], constant[6], rtol=1e-4)
+
+
 def test_estimates_its_disk(experts, experts_config):
     config = ExpertTrajectories.Config(**experts_config)
     estimate = ExpertTrajectories.shards(config, experts.facts)[0].disk_bytes

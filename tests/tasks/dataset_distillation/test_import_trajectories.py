@@ -68,7 +68,9 @@ def test_is_known_by_content_not_by_path(config, experts, tmp_path):
     write_buffers(experts, elsewhere)
     here, moved = (ImportTrajectories.Config(**{**config, "path": str(p)}) for p in (tmp_path, elsewhere))
     assert here.path.content_digest() == moved.path.content_digest()
-    (elsewhere / "replay_buffer_1.pt").unlink()
+    (elsewhere / "replay_buffer_1.pt").rename(elsewhere / "replay_buffer_7.pt")
+    assert here.path.content_digest() == moved.path.content_digest()
+    (elsewhere / "replay_buffer_7.pt").unlink()
     assert here.path.content_digest() != moved.path.content_digest()
 
 

@@ -69,6 +69,12 @@ def test_logs_curves_and_pictures(experts):
     assert names == [("synthetic", 0), ("synthetic", 3), ("synthetic", 6), ("matching_loss", 6)]
 
 
+def test_no_path_and_no_logging_stands_in_the_key(experts):
+    config = TrajectoryMatching.Config(experts="experts", **SHORT)
+    (shard,) = TrajectoryMatching.shards(config, describe(experts, {}))
+    assert shard.ignores == {"dataset", "log_every", "preview_every"}
+
+
 def test_neither_logging_nor_the_path_of_the_data_changes_the_result(experts):
     quiet = match(experts)
     loud = match(experts, {**SHORT, "log_every": 1, "preview_every": 1, "dataset": "digits"})
@@ -112,6 +118,12 @@ def test_starts_from_distinct_real_images_class_after_class(experts, init):
     assert torch.equal(real[found], images)
     assert data.train.labels[found].tolist() == [c for c in range(10) for _ in range(3)]
     assert len(set(found.tolist())) == 30
+
+
+def test_the_augmentation_of_the_student_can_be_its_own(experts):
+    plain = match(experts, {**SHORT, "augment": ""})
+    assert plain.facts["augment"] == ""
+    assert not equal(plain, match(experts))
 
 
 def test_starts_from_noise(experts):
@@ -172,7 +184,7 @@ def test_a_step_size_that_is_no_longer_positive_is_refused(experts):
     with pytest.raises(
         ValueError, match=r"iteration \d: the learned step size fell to -.*lower step_size_lr"
     ):
-        match(experts, {**SHORT, "step_size_lr": 1e6, "student_steps": 2})
+        match(experts, {**SHORT, "step_size_lr": 1e6, "step_size": 1.0})
 
 
 def test_a_diverging_student_is_stopped_with_advice(experts):
@@ -191,6 +203,7 @@ def test_a_diverging_student_is_stopped_with_advice(experts):
             {"images_per_class": 1000},
             r"images_per_class: 1000 asked for, class '\d' of digits has \d+ training",
         ),
+        ({"images_per_class": 1000, "init": "representative"}, "lower images_per_class or set init to noise"),
         ({"dataset": "fashion_mnits"}, "did you mean 'fashion_mnist'"),
         ({"augment": "croq"}, "did you mean 'crop'"),
         ({"student_steps": 1, "intermediate_matching": "equal"}, "raise student_steps"),
@@ -202,8 +215,9 @@ def test_wrong_settings_are_refused_before_work_starts(experts, wrong, message):
         describe(experts, wrong)
 
 
-def test_the_largest_start_epoch_is_allowed(experts):
+def test_what_just_fits_is_allowed(experts):
     describe(experts, {"max_start_epoch": 3})
+    describe(experts, {"images_per_class": 1000, "init": "noise"})
 
 
 def test_another_dataset_is_refused(experts, digits_copy):
