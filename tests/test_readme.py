@@ -25,17 +25,27 @@ def test_make_targets_in_the_readme_exist():
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
+def block(language: str, start: str) -> str:
+    """The fenced block of the README that begins so."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    return next(text for text in blocks if text.startswith(start))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_readme_commands_run(tmp_path):
-    """In the order of the README, on one store, as a reader would; experiments are scaled down."""
+def test_readme_commands_run(tmp_path, monkeypatch):
+    """In the order of the README, on one store, as a reader would; only experiments in examples/ are scaled
+    down. Then the lines of Python."""
     bench = Bench(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "first.yaml").write_text(block("yaml", "name: first"))
     lines = [line for line in commands(README) if not line.startswith(LONG_RUNNING)]
-    assert lines
+    assert len(lines) > 10
     for line in lines:
         argv = shlex.split(line)[1:]
         experiment = next((Path(word).name for word in argv if word.endswith(".yaml")), None)
-        if experiment in SMALL:
-            argv += SMALL[experiment]
-        bench.limbeck(*argv)
+        bench.limbeck(*argv, *SMALL.get(experiment, []))
+    monkeypatch.setenv("LIMBECK_STORE", str(bench.store))
+    names = {}
+    exec(block("python", "import orchestrator"), names)  # the README's own lines
+    assert names["synthetic"]["images"].shape == (10, 1, 8, 8)

@@ -39,7 +39,8 @@ class ShardContext:
         *,
         store: Store,
         key: str,
-        label: str,
+        stage: str,
+        shard: str,
         stream: tuple[Json, ...],
         device: str,
         progress_s: float,
@@ -48,7 +49,8 @@ class ShardContext:
         self.device = device
         self.history = History()
         self.beats = 0
-        self._store, self._key, self._label, self._stream, self._stop = store, key, label, stream, stop
+        self._store, self._key, self._stream, self._stop = store, key, stream, stop
+        self._shard, self._label = shard, f"{stage} {shard or 'closing step'}"
         self._progress_s, self._saved = progress_s, time.monotonic()
         self._lock = threading.Lock()
         self._sent = [0, 0]
@@ -98,11 +100,11 @@ class ShardContext:
         return Progress(saved.tensors, facts)
 
     def news(self) -> dict[str, Any]:
-        """What was logged since the last call, and how often the shard gave a sign of life."""
+        """Which shard it is, what it logged since the last call, and how often it gave a sign of life."""
         with self._lock:
             metrics, previews = self.history.metrics[self._sent[0] :], self.history.previews[self._sent[1] :]
             self._sent = [len(self.history.metrics), len(self.history.previews)]
-        return {"beats": self.beats, "metrics": metrics, "previews": previews}
+        return {"shard": self._shard, "beats": self.beats, "metrics": metrics, "previews": previews}
 
 
 def _now_ms() -> int:

@@ -30,7 +30,8 @@ class _Crew:
     loaded: bool = False
     closing: bool = False
     node: str = ""
-    beats: int = 0
+    heard: tuple[str, int] = ("", 0)
+    """Shard and signs of life at the last poll."""
     since: float = field(default_factory=time.monotonic)
     """Of the last sign of progress."""
     poll: Any = None
@@ -162,7 +163,7 @@ class ShardedStage:
         if self._todo:
             index = self._pick(crew.node)
             shard = self.plan.shards[index]
-            crew.shard, crew.beats, crew.since = index, 0, time.monotonic()
+            crew.shard, crew.since = index, time.monotonic()
             key = self.plan.shard_keys[index]
             crew.call = crew.actor.compute.remote(key, dict(shard.identity), shard.label)
         elif len(self._crew) > 1 or self.outcome.failures or self.outcome.stopped:
@@ -183,7 +184,7 @@ class ShardedStage:
         crew.call = crew.actor.close.remote(self.plan.key, list(self.plan.shard_keys))
 
     def _closed(self, answer: dict[str, Any]) -> None:
-        self._on_news("", answer)
+        self._on_news(answer["shard"], answer)
         if answer["state"] == "done":
             self.outcome.closed = True
             self.kill()
@@ -193,8 +194,7 @@ class ShardedStage:
     def _computed(self, crew: _Crew, answer: dict[str, Any]) -> None:
         assert crew.shard is not None
         index, crew.shard = crew.shard, None
-        shard = self.plan.shards[index]
-        self._on_news(shard.label, answer)
+        self._on_news(answer["shard"], answer)
         if answer["state"] == "done":
             self.outcome.computed += 1
         elif answer["state"] == "failed":
@@ -227,12 +227,13 @@ class ShardedStage:
         self.kill()
 
     def _hear(self, crew: _Crew, news: News) -> None:
+        """Takes what a poll brought; the worker may have gone on to another shard since."""
         crew.poll = None
-        if crew.shard is None:
+        if not news:
             return
-        if news["beats"] != crew.beats:
-            crew.beats, crew.since = news["beats"], time.monotonic()
-        self._on_news(self.plan.shards[crew.shard].label, news)
+        if (news["shard"], news["beats"]) != crew.heard:
+            crew.heard, crew.since = (news["shard"], news["beats"]), time.monotonic()
+        self._on_news(news["shard"], news)
 
     def _lost(self, crew: _Crew, reason: str) -> None:
         """A worker or its node died: its shard goes back, another worker takes its place."""

@@ -85,7 +85,7 @@ class Worker:
     def close(self, key: str, shard_keys: Sequence[str]) -> dict[str, Any]:
         """Runs the closing step over the committed shards and publishes the manifest."""
         started = time.monotonic()
-        context = self._open(key, "closing step", (self._told.seed, self._told.task, "closing"))
+        context = self._open(key, "", (self._told.seed, self._told.task, "closing"))
         try:
             self._threads()
             shards = [self._store.shard(shard) for shard in shard_keys]
@@ -100,7 +100,7 @@ class Worker:
 
     def poll(self) -> dict[str, Any]:
         """What the shard at work has logged since the last call."""
-        return self._context.news() if self._context else {"beats": 0, "metrics": [], "previews": []}
+        return self._context.news() if self._context else {}
 
     def stop(self) -> None:
         """Asks the shard at work to save its progress and stop."""
@@ -108,7 +108,7 @@ class Worker:
 
     def _open(self, key: str, label: str, stream: tuple[Json, ...]) -> ShardContext:
         self._context = ShardContext(
-            store=self._store, key=key, label=f"{self._told.stage} {label}", stream=stream,
+            store=self._store, key=key, stage=self._told.stage, shard=label, stream=stream,
             device=self._told.device, progress_s=self._told.progress_s, stop=self._stop,
         )  # fmt: skip
         return self._context
