@@ -88,7 +88,10 @@ class EvaluateConfig(Settings):
 
 
 class EvaluateDistilled(Task[EvaluateConfig]):
-    """One shard, a cell, trains one fresh network on one set. No control depends on the distilled set."""
+    """Trains fresh networks on a distilled set, and on real images beside it, and tests them.
+
+    One shard, a cell, trains one network on one set. No control depends on the distilled set.
+    """
 
     version: ClassVar[int] = 1
     makes: ClassVar[str] = "scores"

@@ -129,7 +129,10 @@ class Training:
 
 
 class ExpertTrajectories(Task[ExpertConfig]):
-    """One shard is one expert, resumable after every epoch."""
+    """Trains experts on real images and keeps their weights after every epoch.
+
+    One shard is one expert, resumable after every epoch.
+    """
 
     version: ClassVar[int] = 1
     makes: ClassVar[str] = KIND

@@ -75,7 +75,10 @@ class ImportDistilledConfig(Settings):
 
 
 class ImportDistilled(Task[ImportDistilledConfig]):
-    """One shard: the checked set, class after class."""
+    """Takes over a distilled set that others have published.
+
+    One shard: the checked set, class after class.
+    """
 
     version: ClassVar[int] = 1
     makes: ClassVar[str] = "distilled"

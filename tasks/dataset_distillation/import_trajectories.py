@@ -81,7 +81,10 @@ class ImportConfig(Settings):
 
 
 class ImportTrajectories(Task[ImportConfig]):
-    """One shard is one expert."""
+    """Takes over experts that MTT's own code has trained.
+
+    One shard is one expert.
+    """
 
     version: ClassVar[int] = 1
     makes: ClassVar[str] = KIND

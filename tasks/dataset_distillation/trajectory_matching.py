@@ -44,7 +44,10 @@ from tasks.pictures import grid
 
 
 class TrajectoryMatching(Task[MatchingConfig]):
-    """One shard, resumable after every iteration."""
+    """Learns a few images a class that train a network as experts were trained.
+
+    One shard, resumable after every iteration.
+    """
 
     version: ClassVar[int] = 1
     makes: ClassVar[str] = "distilled"
