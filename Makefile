@@ -32,6 +32,7 @@ clean:
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "limbeck needs Python 3.11 or newer: make PYTHON=/path/to/python"; exit 1; }
+	@echo "making a virtual environment in $(VENV) and installing into it: about two minutes"
 	$(PYTHON) -m venv $(VENV)
 
 # torch's CPU build where there is no GPU and pip offers one; elsewhere pip's usual build.
