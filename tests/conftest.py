@@ -3,8 +3,12 @@
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: bits depend on it, and so does the time
+
+settings.register_profile("limbeck", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("limbeck")  # a busy machine is no failure
 
 
 @pytest.fixture(autouse=True, scope="session")
