@@ -215,8 +215,12 @@ def main() -> None:
         app()
     except LimbeckError as error:
         _complain(str(error), error.exit_code, error.answered)
-    except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from here", 130)
+    except SystemExit as leaving:  # typer's own: wrong usage, told already, or Ctrl-C before a run listens
+        if leaving.code == 130:
+            _complain("interrupted; the same command goes on from here", 130)
+        if leaving.code == 2 and "--json" in sys.argv:
+            sys.stdout.write(json.dumps({"error": "wrong usage, see standard error", "exit_code": 2}) + "\n")
+        raise
 
 
 def _complain(message: str, code: int, answered: bool = False) -> None:

@@ -32,10 +32,6 @@ class Console:
         if not self._quiet:
             self._err.print(Text(text))
 
-    def error(self, text: str) -> None:
-        """The one message that says what is wrong."""
-        self._err.print(Text(f"limbeck: {text}"))
-
     def answer(self, value: Any) -> None:
         """The object that `--json` promises."""
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
@@ -85,9 +81,10 @@ class Console:
         remaining = f", {duration(left * seconds / computed)} left" if computed and left else ""
         rate = f", {60 * computed / seconds:.1f}/min" if computed and seconds else ""
         last = f" | {self._last[stage]}" if stage in self._last else ""
+        at_work = f"{workers} at work" if workers else "workers start"
         wrong = f", {failed} failed" if failed else ""
         self._lines[stage] = (
-            f"{stage}: {done + computed}/{total} shards, {workers} at work, {duration(seconds)}"
+            f"{stage}: {done + computed}/{total} shards, {at_work}, {duration(seconds)}"
             f"{rate}{remaining}{wrong}{last}"
         )
         self._draw(stage)

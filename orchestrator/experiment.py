@@ -67,8 +67,8 @@ class ExperimentOptions(Settings):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-            raise ValueError("expected letters, digits, '-', '_' or '.'")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+            raise ValueError("expected at most 100 letters, digits, '-', '_' or '.'")
         return name
 
 
@@ -166,6 +166,8 @@ def _check_axis(
     field = axis.split(".")[0]
     if field not in model.model_fields:
         raise UserError(_say(where, document, f"no such setting; {nearest(field, model.model_fields)}"))
+    if field in input_fields(model):
+        raise UserError(_say(where, document, "a matrix cannot vary an input; write one stage for each"))
     if not values or len({json.dumps(value) for value in values}) != len(values):
         raise UserError(_say(where, document, f"found {list(values)}, expected different values"))
 
@@ -296,7 +298,7 @@ def _explain(model: type[BaseModel], detail: Mapping[str, Any], where: Where, do
     found, field = detail["input"], (*where, *location)
     if detail["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1])
-        if model is StageOptions or where:
+        if where:
             known = known | (set(StageOptions.model_fields) if len(location) == 1 else set())
         return _say(field, document, f"unknown key; {nearest(location[-1], known)}")
     if detail["type"] == "missing":

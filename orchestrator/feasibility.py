@@ -51,7 +51,7 @@ def problems(stages: Sequence["StagePlan"], offer: Offer) -> list[str]:
             ("gpus", plan.needs.gpus, offer.gpus),
             ("memory_gb", plan.needs.memory_gb, offer.memory_gb),
         ):
-            if plan.todo and asked > offered + 1e-9:
+            if asked > offered + 1e-9:
                 found.append(
                     f"stages.{plan.name}.resources.{what}: a worker asks {asked:g}, {offer.where} offers "
                     f"{offered:g}; ask less, or run where there is more"

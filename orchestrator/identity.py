@@ -20,7 +20,8 @@ def begin_run(plan: Plan, store: Store) -> RunRecord:
     _settle(store)
     last = next((run for run in store.runs() if run.experiment == experiment.name), None)
     cut_short = last is not None and last.state in ("failed", "interrupted")
-    if last and cut_short and canonical(last.document) == canonical(experiment.document):
+    same = last is not None and canonical(last.document) == canonical(experiment.document)
+    if last and cut_short and same and _adopt(last, store):
         return replace(last, state="running", ended=None, driver=_driver())
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return RunRecord(
@@ -28,6 +29,16 @@ def begin_run(plan: Plan, store: Store) -> RunRecord:
         document=dict(experiment.document), overrides=list(experiment.overrides), state="running",
         started=now_ms(), ended=None, stages=[], driver=_driver(),
     )  # fmt: skip
+
+
+def _adopt(run: RunRecord, store: Store) -> bool:
+    """Of two drivers that want to go on with a run only one may. What failed before is forgotten."""
+    was = f"{run.driver.get('pid', 0)}-{int(run.driver.get('process_started', 0))}"
+    if not store.bytes.put_if_absent(f"runs/{run.run_id}/adopted/{was}", b""):
+        return False
+    for entry in list(store.bytes.list(f"runs/{run.run_id}/failures")):
+        store.bytes.delete(entry.path)
+    return True
 
 
 def _settle(store: Store) -> None:

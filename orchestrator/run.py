@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.console import Console
+from orchestrator.console import Console, shown
 from orchestrator.errors import Interrupted
 from orchestrator.executors.sharded import News, ShardedStage, wait_for
 from orchestrator.executors.worker import Assignment
@@ -54,6 +54,7 @@ class Run:
             while not self._settled():
                 self._start_ready()
                 active = self._active()
+                assert active or self._settled(), "nothing runs and nothing can start"
                 wait_for(active, _WAIT_S)
                 for pool in active:
                     pool.tick()
@@ -66,6 +67,7 @@ class Run:
             for progress in self._stages.values():
                 if progress.pool:
                     progress.pool.kill()
+        self._collect()
         if self._stop:
             self._finish("interrupted")
             raise Interrupted(f"run {self.record.run_id} was stopped; the same command goes on from here")
@@ -220,11 +222,20 @@ class Run:
         self._spool.stage_ended(
             stage=plan.name, state=progress.state, metrics=dict(manifest.metrics) if manifest else {},
             artifact=manifest.id if manifest else None, digest=manifest.digest if manifest else None,
-            manifest=manifest.to_json() if manifest else None,
+            manifest=manifest.to_json() if manifest else None, tables=self._summary(plan) if manifest else None,
             failed_shards=len(progress.pool.outcome.failures) if progress.pool else 0,
         )  # fmt: skip
         self._save("running")
         self._console.stage(plan.name, progress.state, progress.seconds)
+
+    def _summary(self, plan: StagePlan) -> str | None:
+        """The stage's summary table as text."""
+        artifact = self._store.artifact(plan.key)
+        if "summary.parquet" not in artifact.names:
+            return None
+        table = artifact.table("summary")
+        rows = [table.column_names, *(list(row.values()) for row in table.to_pylist())]
+        return "".join("\t".join(shown(value) for value in row) + "\n" for row in rows)
 
     def _show(self) -> None:
         for progress in self._stages.values():

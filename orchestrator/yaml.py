@@ -83,6 +83,10 @@ def _parse_value(text: str, source: str, places: dict[Where, str]) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{source}{line}: not valid YAML: {error.problem}") from error
+    except RecursionError:
+        raise UserError(
+            f"{source}: not valid YAML: nested too deeply, or an alias that holds itself"
+        ) from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{source}: not valid YAML: {error}") from error
     finally:

@@ -2,11 +2,13 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 """Colours that stay apart for colour-blind readers (Okabe and Ito, Color Universal Design)."""
@@ -67,6 +69,8 @@ def bars(
     `series` maps a legend name to one (height, half length of the whisker or None) a group; None draws no
     bar. `axis` names the vertical axis with its unit.
     """
+    from matplotlib.figure import Figure  # slow to import, and a plan does without
+
     figure = Figure(
         figsize=(max(5.0, 1.2 + 0.9 * len(groups) * len(series)), 4.2), dpi=120, layout="constrained"
     )
@@ -99,8 +103,10 @@ def bars(
     return png(figure)
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: "Figure") -> bytes:
     """The figure as PNG bytes that name no software version."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()

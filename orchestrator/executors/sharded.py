@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from orchestrator.executors.worker import Assignment, Worker
 from orchestrator.feasibility import GB, Offer
 from orchestrator.plan import StagePlan
-from orchestrator.task import Shard
+from orchestrator.task import Json
 
 _POLL_S = 1.0
 _STOP_S = 20.0
@@ -98,7 +98,7 @@ class ShardedStage:
         try:
             answer = ray.get(call)
         except RayTaskError as error:
-            return self._fail(self.plan.name, {"error": str(error.cause), "traceback": str(error)})
+            return self._fail("stage", {"error": str(error.cause), "traceback": str(error)})
         except (RayActorError, RayError) as error:
             return self._lost(crew, _first_line(error))
         if is_poll:
@@ -210,19 +210,20 @@ class ShardedStage:
             self._todo.append(index)
             self._on_retry(shard.label, f"{problem['error']}; tried again")
             return
-        self._put_aside(shard, problem | {"node": node, "attempts": self._attempts[index]})
+        problem = problem | {"node": node, "attempts": self._attempts[index]}
+        self._put_aside(shard.label, dict(shard.identity), problem)
 
-    def _put_aside(self, shard: Shard, problem: Mapping[str, Any]) -> None:
+    def _put_aside(self, label: str, identity: Mapping[str, Json], problem: Mapping[str, Any]) -> None:
         kept = {
             name: problem[name]
             for name in ("error", "traceback", "class", "node", "attempts")
             if name in problem
         }
-        self.outcome.failures[shard.label] = {**kept, "identity": dict(shard.identity)}
+        self.outcome.failures[label] = {**kept, "identity": dict(identity)}
 
     def _fail(self, label: str, problem: Mapping[str, Any]) -> None:
         """The stage as a whole cannot go on."""
-        self._put_aside(Shard({"stage": label}), problem)
+        self._put_aside(label, {}, problem)
         self._todo.clear()
         self.kill()
 
@@ -244,7 +245,7 @@ class ShardedStage:
         else:
             self._lost_idle += 1
         if self._lost_idle > self.plan.stage.options.retries:
-            return self._fail(self.plan.name, {"error": f"workers die before they start: {reason}"})
+            return self._fail("stage", {"error": f"workers die before they start: {reason}"})
         if self._todo or (not self._crew and not self.outcome.failures and not self.outcome.stopped):
             self._hire()
         return None
@@ -254,7 +255,7 @@ class ShardedStage:
         if not crew.loaded:
             needs, offer = self.plan.needs, self._offer
             return self._fail(
-                self.plan.name,
+                "stage",
                 {
                     "error": f"no worker could be had in {deadline:g} s: asked {needs.cpus:g} cpus, {needs.gpus:g} "
                     f"gpus, {needs.memory_gb:g} GB; {offer.where} offers {offer.cpus:g} cpus, {offer.gpus:g} "

@@ -1,9 +1,9 @@
 """`limbeck tasks`, `datasets`, `schema`, `doctor` and `ui`: what there is, and what this machine can do."""
 
-import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -48,7 +48,10 @@ def schema(task: str, as_json: bool) -> None:
     console, config = Console(as_json=as_json), find_task(task).Config
     if as_json:
         return console.answer(config.model_json_schema())
-    return console.table("", ["setting", "type", "default", "what it is"], _settings_rows(config))
+    for name, kind, default, about in _settings_rows(config):
+        console.print(f"{name}: {kind}" + ("" if default == "needed" else f" = {default}"))
+        console.print(f"    {about}")
+    return None
 
 
 def doctor(store_uri: str, as_json: bool) -> None:
@@ -146,7 +149,11 @@ def _check_python() -> dict[str, Any]:
 
 def _check_store(store_uri: str) -> dict[str, Any]:
     place = _existing(Path(store_uri))
-    ok = os.access(place, os.W_OK) and (not Path(store_uri).exists() or Path(store_uri).is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            ok = True
+    except OSError:
+        ok = False
     return {"check": "store", "ok": ok, "found": f"{store_uri} {'can' if ok else 'cannot'} be written"}
 
 

@@ -1,6 +1,7 @@
 """`limbeck run` and `limbeck plan`."""
 
 import contextlib
+import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,13 +44,17 @@ def run(
     if fresh:
         _forget(made, fresh, store)
     record = begin_run(made, store)
+    store.save_run(record)
     uri = tracking or default_uri(Path(store.uri))
     with _tracker(uri, record, store, console) as spool:
         record = _go(made, record, store, spool, console)
+    pictures = Path(store.uri) / "runs" / record.run_id / "pictures"
+    count = save_pictures(made, store, pictures)
     if as_json:
         console.answer(answer(record, store))
     else:
-        _show_result(made, record, store, uri, console)
+        _show_result(made, record, store, console)
+        _show_places(record, store, uri, f"{pictures} ({count})" if count else "none", console)
     if record.state != "done":
         raise RunFailed(_failure(record, store), answered=as_json)
 
@@ -231,7 +236,7 @@ def _show_changed(made: Plan, console: Console) -> None:
             )
 
 
-def _show_result(made: Plan, record: RunRecord, store: Store, uri: str, console: Console) -> None:
+def _show_result(made: Plan, record: RunRecord, store: Store, console: Console) -> None:
     for stage in made.stages:
         manifest = store.manifest(stage.key)
         if manifest and "summary.parquet" in manifest.files:
@@ -239,21 +244,33 @@ def _show_result(made: Plan, record: RunRecord, store: Store, uri: str, console:
             console.print("")
             console.table(stage.name, table.column_names, [list(row.values()) for row in table.to_pylist()])
     rows = [
-        [stage.stage, stage.state, stage.cached_shards, stage.computed_shards, stage.seconds, stage.artifact]
+        [
+            stage.stage,
+            stage.state,
+            stage.cached_shards,
+            stage.computed_shards,
+            stage.seconds,
+            stage.artifact if stage.state in ("done", "cached") else None,
+        ]
         for stage in record.stages
     ]
     console.print("")
     console.table("", ["stage", "state", "cached", "computed", "seconds", "artifact"], rows)
-    folder = Path(store.uri) / "runs" / record.run_id / "pictures"
-    pictures = save_pictures(made, store, folder)
+
+
+def _show_places(record: RunRecord, store: Store, uri: str, pictures: str, console: Console) -> None:
+    """Where things lie, and what to try next."""
     console.print("")
     console.print(f"run       {record.run_id}: {record.state}")
     console.print(f"store     {store.uri}")
-    if pictures:
-        console.print(f"pictures  {folder} ({pictures})")
+    console.print(f"pictures  {pictures}")
     console.print(f"MLflow    {uri}")
-    console.print(f"next      limbeck ui --store {store.uri}")
-    console.print(f"          limbeck artifacts lineage {record.stages[-1].artifact} --store {store.uri}")
+    option = f"--store {shlex.quote(store.uri)}"
+    made = [stage.artifact for stage in record.stages if stage.state in ("done", "cached")]
+    if uri == default_uri(Path(store.uri)):
+        console.print(f"next      limbeck ui {option}")
+    if made:
+        console.print(f"next      limbeck artifacts lineage {made[-1]} {option}")
 
 
 def _failure(record: RunRecord, store: Store) -> str:

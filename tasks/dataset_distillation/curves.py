@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
-
 from tasks.pictures import OKABE_ITO, png
 
 
@@ -12,6 +10,8 @@ def loss_curve(losses: Sequence[float], *, title: str, axis: str) -> bytes:
     window = max(1, len(losses) // 50)
     mean = [sum(losses[max(0, i + 1 - window) : i + 1]) / min(i + 1, window) for i in range(len(losses))]
     steps = range(1, len(losses) + 1)
+    from matplotlib.figure import Figure  # slow to import, and a plan does without
+
     figure = Figure(figsize=(6.4, 3.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(steps, losses, color=OKABE_ITO[4], linewidth=0.6, label="each iteration")

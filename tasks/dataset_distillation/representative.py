@@ -4,8 +4,6 @@ import warnings
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 
@@ -36,6 +34,9 @@ def representative_indices(
 
 def nearest_to_centres(features: np.ndarray, count: int, seed: int) -> np.ndarray:
     """`count` distinct rows of features (N, D), each the nearest to its k-means centre that is still free."""
+    from sklearn.cluster import KMeans  # slow to import, and a plan does without
+    from sklearn.exceptions import ConvergenceWarning
+
     kmeans = KMeans(count, n_init=4, random_state=seed % 2**32)
     with warnings.catch_warnings():
         warnings.simplefilter(

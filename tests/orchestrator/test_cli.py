@@ -62,6 +62,11 @@ def test_unknown_verb_and_option():
     assert "No such option" in limbeck("run", "x.yaml", "--stre", "s", code=2).stderr
 
 
+def test_wrong_usage_answers_too():
+    for argv in (["plan", "--json"], ["artifacts", "gc", "--keep", "-1", "--json"]):
+        assert json.loads(limbeck(*argv, code=2).stdout)["exit_code"] == 2
+
+
 def test_mistakes_are_one_line_and_one_object(tmp_path):
     done = limbeck("plan", str(tmp_path / "none.yaml"), "--store", str(tmp_path / "s"), "--json", code=2)
     assert len(done.stderr.strip().splitlines()) == 1

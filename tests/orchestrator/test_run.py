@@ -45,7 +45,8 @@ def test_an_infeasible_plan_is_refused_before_anything_starts(tmp_path):
     bench = Bench(tmp_path)
     done = bench.limbeck("run", "walks.yaml", "walk.resources.gpus=99", code=3)
     assert "a worker asks 99, this machine offers" in done.err
-    bench.limbeck("plan", "walks.yaml", "walk.resources.memory_gb=99999", "--json", code=3)
+    plan = bench.limbeck("plan", "walks.yaml", "walk.resources.memory_gb=99999", "--json", code=3).json
+    assert not plan["feasible"]
     assert bench.marks("start") == 0
     assert bench.limbeck("artifacts", "ls", "--json").json == []
 
@@ -61,6 +62,12 @@ def test_more_walks_reuse_the_first_ones(undisturbed):
     bench, _ = undisturbed
     answer = bench.run("walk.walks=5")
     assert (answer["stages"]["walk"]["cached_shards"], answer["stages"]["walk"]["computed_shards"]) == (4, 1)
+
+
+def test_a_stage_that_has_only_to_be_closed_is_judged_too(undisturbed):
+    bench, _ = undisturbed
+    done = bench.limbeck("run", "walks.yaml", "walk.walks=3", "walk.resources.cpus=64", code=3)
+    assert "a worker asks 64" in done.err
 
 
 @pytest.mark.slow
