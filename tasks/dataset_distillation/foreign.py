@@ -5,32 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import field_validator, model_validator
 from safetensors.torch import load_file
 from torch import Tensor
 
-from orchestrator.task import Settings
 from tasks.data.digest import digest_of_files
+from tasks.dataset_distillation.foreign_path import ForeignPath
 
 Tensors = dict[str, Tensor]
 
 
-class DataFile(Settings):
-    """A file known by its content, not by where it lies: `PATH` is short for `{path: PATH}`."""
-
-    path: str
-    """A .npz, .npy, .safetensors, .pt or .pth file."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _shorthand(cls, value: object) -> object:
-        return {"path": value} if isinstance(value, str) else value
-
-    @field_validator("path")
-    @classmethod
-    def _absolute(cls, path: str) -> str:
-        """A worker may run in another folder than the one in which the user typed the path."""
-        return str(Path(path).expanduser().absolute())
+class DataFile(ForeignPath):
+    """A .npz, .npy, .safetensors, .pt or .pth file, known by its content, not by where it lies."""
 
     def content_digest(self) -> str:
         return digest_of_files("file", {"file": Path(self.path)})

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from orchestrator.task import Artifact, Context, Facts, Needs, Output, Settings, Shard, ShardFiles, Task
 from tasks.data import Dataset, Transform, check_strategy
 from tasks.data.digest import digest_of_files
 from tasks.dataset_distillation.buffers import buffer_files, check_shapes, flat_snapshots, read_buffer
 from tasks.dataset_distillation.flat import accuracy
+from tasks.dataset_distillation.foreign_path import ForeignPath
 from tasks.dataset_distillation.trajectories import (
     DSA,
     KIND,
@@ -28,22 +29,8 @@ from tasks.dataset_distillation.trajectories import (
 from tasks.nets import Network
 
 
-class BufferPath(Settings):
-    """A buffer file or a folder of them; known by the content of its files, not by where it lies."""
-
-    path: str
-    """A replay_buffer_*.pt, or the folder that holds them."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _shorthand(cls, value: object) -> object:
-        return {"path": value} if isinstance(value, str) else value
-
-    @field_validator("path")
-    @classmethod
-    def _absolute(cls, path: str) -> str:
-        """A worker may run in another folder than the one in which the user typed the path."""
-        return str(Path(path).expanduser().absolute())
+class BufferPath(ForeignPath):
+    """A replay_buffer_*.pt, or the folder that holds them; known by the content of its files."""
 
     def files(self) -> list[Path]:
         return buffer_files(Path(self.path))
