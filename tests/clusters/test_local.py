@@ -7,6 +7,7 @@ import sys
 
 import psutil
 import pytest
+from engine import gone
 
 from clusters import local
 
@@ -54,11 +55,4 @@ def test_a_session_starts_a_ray_and_ends_it():
     assert "answers" not in done.stdout
     assert initialized == "False"
     assert children
-    assert not [pid for pid in children if psutil.pid_exists(int(pid)) and alive(int(pid))]
-
-
-def alive(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    assert gone([int(pid) for pid in children], timeout=10)

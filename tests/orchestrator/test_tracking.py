@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -425,8 +425,9 @@ def test_a_driver_killed_again_and_again_loses_and_doubles_nothing(store):
 def kill_server():
     """SIGKILL to all processes of the server that this test started: its sessions' groups."""
     for child in psutil.Process().children():
-        if "mlflow" in child.cmdline():
-            os.killpg(child.pid, signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):  # one that has ended between the two lines
+            if "mlflow" in child.cmdline():
+                os.killpg(child.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def test_the_guard_ends_the_group_when_its_starter_is_killed():
         members = [process for process in psutil.process_iter() if group_of(process) == group]
         assert len(members) == 3
         starter.kill()
-    gone, alive = psutil.wait_procs(members, timeout=15)
+    gone, alive = psutil.wait_procs(members, timeout=30)
     assert (len(gone), alive) == (3, [])
 
 
@@ -110,7 +110,7 @@ def test_a_server_that_does_not_start_says_why(tmp_path, monkeypatch):
     broken.write_text("#!/bin/sh\necho no module named mlflow\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(broken))
-    children = psutil.Process().children()
+    children = set(psutil.Process().children())
     with (
         pytest.raises(
             LimbeckError, match=r"ended; it last said: no module named mlflow; its log is .*server\.log"
@@ -118,7 +118,7 @@ def test_a_server_that_does_not_start_says_why(tmp_path, monkeypatch):
         serve(tmp_path, default_uri(tmp_path), port=0),
     ):
         pytest.fail("served")
-    assert psutil.Process().children() == children
+    assert set(psutil.Process().children()) <= children
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +224,6 @@ def test_however_it_ends_no_process_stays(served, how):
         ui.send_signal(how)
         began = time.monotonic()
         ui.communicate(timeout=30)
-    gone, alive = psutil.wait_procs(family, timeout=15)
+    gone, alive = psutil.wait_procs(family, timeout=30)
     assert (len(gone), alive) == (3, [])
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60

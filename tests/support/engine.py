@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,9 @@ def digests(answer: Any) -> dict[str, str]:
 def end(process: subprocess.Popen) -> None:
     """Ends a command and all that it started, by process id, and closes its pipes."""
     if process.poll() is None:
-        for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-            if child.is_running():
-                child.kill()
+        for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
         process.wait(timeout=30)
     for pipe in (process.stdout, process.stderr):
         pipe.close()
@@ -96,18 +97,30 @@ def working_children(process: subprocess.Popen) -> list[int]:
     """Process ids of all that a command started, but for two agents of Ray's that do no work of ours and
     that take a minute to see that their raylet was killed."""
     children = psutil.Process(process.pid).children(recursive=True)
-    return [
-        child.pid
-        for child in children
-        if "Agent" not in child.name() and "agent" not in " ".join(child.cmdline())
-    ]
+    return [child.pid for child in children if not _is_agent(child)]
 
 
 def gone(pids: list[int], timeout: float = 30) -> bool:
     """Whether none of these processes is left within the time."""
     deadline = time.monotonic() + timeout
-    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+    while any(map(runs, pids)):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.1)
     return True
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process, and not only what its parent has yet to take note of."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _is_agent(process: psutil.Process) -> bool:
+    """A process may end between being listed and being asked; then it is none."""
+    try:
+        return "agent" in " ".join([process.name(), *process.cmdline()]).lower()
+    except psutil.NoSuchProcess:
+        return False
