@@ -24,7 +24,7 @@ def offer(disk_bytes: int | None = None) -> Offer:
         cpus=float(len(os.sched_getaffinity(0))),
         gpus=float(_gpus()),
         memory_gb=round(memory / GB, 2),
-        disk_gb=None if disk_bytes is None else round(disk_bytes / GB, 2),
+        disk_gb=None if disk_bytes is None else disk_bytes / GB,
     )
 
 

@@ -11,8 +11,9 @@ __all__ = ["load"]
 def load(name: str, store: str | None = None) -> "Artifact":
     """Opens an artifact by id (or its start), stage, or `experiment/stage`.
 
-    `store`: folder of the store; default `LIMBECK_STORE`, else `limbeck-store` here. Gives tensors and
-    tables: `load("digits/distilled").shards[0].tensors("synthetic")`. UserError where there is none.
+    `store`: folder or URI (s3://bucket/prefix) of the store; default `LIMBECK_STORE`, else `limbeck-store`
+    here. Gives tensors and tables: `load("digits/distilled").shards[0].tensors("synthetic")`. UserError where
+    there is none.
     """
     import os
 

@@ -25,7 +25,10 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[a.b=c ...]", help="Settings to change, as experts.epochs=5.")
 ]
 StoreUri = Annotated[
-    str, typer.Option("--store", envvar="LIMBECK_STORE", help="Folder that keeps what is made.")
+    str,
+    typer.Option(
+        "--store", envvar="LIMBECK_STORE", help="Where what is made is kept: a folder, or s3://BUCKET/PREFIX."
+    ),
 ]
 TrackingUri = Annotated[
     str | None,

@@ -99,6 +99,10 @@ class Console:
         """A shard was put aside."""
         self._above(f"{stage} {shard}: {error}")
 
+    def note(self, stage: str, text: str) -> None:
+        """What a person should know of a stage."""
+        self._above(f"{stage}: {text}")
+
     def close(self) -> None:
         """Leaves the terminal as it was."""
         if self._live:

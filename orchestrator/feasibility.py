@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.console import size
 from orchestrator.experiment import Resources
 from orchestrator.task import Needs
 
@@ -59,7 +60,7 @@ def problems(stages: Sequence["StagePlan"], offer: Offer) -> list[str]:
     disk_gb = sum(plan.disk_bytes for plan in stages) / GB
     if offer.disk_gb is not None and disk_gb > offer.disk_gb:
         found.append(
-            f"the store needs about {disk_gb:.1f} GB more, {offer.disk_gb:.1f} GB are free; "
+            f"the store needs about {size(disk_gb * GB)} more, {size(offer.disk_gb * GB)} are free; "
             "free some (`limbeck artifacts gc`) or give another --store"
         )
     return found

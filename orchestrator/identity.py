@@ -1,17 +1,14 @@
 """Which run a command is: a new one, or one that was cut short and goes on."""
 
-import os
 import secrets
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-import psutil
-
-from orchestrator.keys import canonical
+from orchestrator.keys import canonical, digest
 from orchestrator.plan import Plan
 from orchestrator.provenance import now_ms
-from orchestrator.store import RunRecord, Store
+from orchestrator.store import Owner, RunRecord, Store, fate
 
 
 def begin_run(plan: Plan, store: Store) -> RunRecord:
@@ -33,8 +30,7 @@ def begin_run(plan: Plan, store: Store) -> RunRecord:
 
 def _adopt(run: RunRecord, store: Store) -> bool:
     """Of two drivers that want to go on with a run only one may. What failed before is forgotten."""
-    was = f"{run.driver.get('pid', 0)}-{int(run.driver.get('process_started', 0))}"
-    if not store.bytes.put_if_absent(f"runs/{run.run_id}/adopted/{was}", b""):
+    if not store.bytes.put_if_absent(f"runs/{run.run_id}/adopted/{digest(run.driver)}", b""):
         return False
     for entry in list(store.bytes.list(f"runs/{run.run_id}/failures")):
         store.bytes.delete(entry.path)
@@ -49,16 +45,13 @@ def _settle(store: Store) -> None:
 
 
 def _driver() -> dict[str, Any]:
-    """Names this process beyond doubt: a process id alone may be used again."""
-    me = psutil.Process()
-    return {"host": os.uname().nodename, "pid": me.pid, "process_started": me.create_time()}
+    """Names this process beyond doubt."""
+    return asdict(Owner.here())
 
 
 def _alive(run: RunRecord) -> bool:
-    driver = run.driver
-    if driver.get("host") != os.uname().nodename:
-        return run.state == "running"
-    try:
-        return bool(psutil.Process(driver["pid"]).create_time() == driver["process_started"])
-    except psutil.NoSuchProcess:
-        return False
+    """Whether its driver may be at work; what runs elsewhere cannot be seen from here and counts as alive.
+    A record of an earlier release does not tell the boot, nor whose process ids it means."""
+    known = {name: value for name, value in run.driver.items() if name in _driver()}
+    driver = replace(Owner.here(), **{"host": "", "pid": 0, "process_started": 0.0, **known})
+    return fate(driver) in ("alive", "unknown")

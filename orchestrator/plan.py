@@ -1,15 +1,15 @@
 """Experiment and store to a Plan: stages in order, their keys, the shards still to do. Pure: it only reads."""
 
-import statistics
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.catalogue import AnyTask, find_task, source_digest, targets
+from orchestrator.choosing import with_threads
+from orchestrator.cutting import Draft, Open
 from orchestrator.errors import UserError, nearest
 from orchestrator.experiment import Experiment, Stage
 from orchestrator.feasibility import Offer, merged
-from orchestrator.stagekeys import shard_key, stage_key
 from orchestrator.store import Manifest, Store
 from orchestrator.task import Facts, Needs, Shard
 
@@ -43,6 +43,8 @@ class StagePlan:
     """Estimated bytes that what is left will add to the store."""
     source_changed: bool
     """The code of the task is another than that which made the cached artifact."""
+    open: Open | None = None
+    """Settings that have to be measured first; until then `shards` is a guess."""
 
     @property
     def name(self) -> str:
@@ -77,6 +79,7 @@ class StagePlan:
             "seconds": self.seconds,
             "disk_bytes": self.disk_bytes,
             "source_changed": self.source_changed,
+            "to_measure": sorted(self.open.settings[0]) if self.open and self.active else [],
         }
 
 
@@ -150,29 +153,30 @@ def _plan_stage(
     task, name = find_task(stage.options.task), stage.options.task
     sources = {field: _source(stage, field, named, earlier, store) for field, named in stage.sources.items()}
     inputs = {field: source[0] for field, source in sources.items()}
+    needs = merged(task.needs, stage.options.resources)
+    device = "cuda" if needs.gpus > 0 else "cpu"
     try:
         facts = task.describe(stage.config, {field: source[1] for field, source in sources.items()})
-        shards = tuple(task.shards(stage.config, facts))
-        keys = tuple(shard_key(name, task.version, seed, stage.config, inputs, shard) for shard in shards)
+        choices = task.choices(stage.config, facts, device)
+        work, left = Draft(stage, task, seed, inputs, facts, store, renewed).settled(choices, device)
     except (ValueError, OSError) as error:
         raise UserError(f"stages.{stage.name}: {error}") from error
-    assert len(set(keys)) == len(keys) > 0, f"{name}: shards without work or with equal identities"
-    key = stage_key(name, task.version, stage.config, inputs, keys)
-    manifest = None if renewed else store.manifest(key)
-    done = set(keys) if manifest else set() if renewed else store.committed(keys)
+    stage, keys = work.stage, work.shard_keys
+    done = set(keys) if work.manifest else set() if renewed else store.committed(keys)
     todo = tuple(index for index, shard in enumerate(keys) if shard not in done)
-    needs = merged(task.needs, stage.options.resources)
+    if work.pinned and needs.gpus == 0:
+        needs = with_threads(needs, stage.options.resources, work.pinned.threads, offer)
     workers = max(1, min(stage.options.resources.workers or offer.fits(needs), max(1, len(todo))))
     workers = max(1, min(workers, offer.fits(needs)))
-    active = selected and manifest is None
+    active = selected and work.manifest is None
     return StagePlan(
-        stage=stage, task=task, needs=needs, key=key, inputs=inputs,
+        stage=stage, task=task, needs=needs, key=work.key, inputs=inputs,
         upstream=tuple(dict.fromkeys(named for named in stage.sources.values() if named in earlier)),
-        facts=facts, shards=shards, shard_keys=keys, todo=todo, cached=manifest is not None, selected=selected,
-        workers=workers,
+        facts=facts, shards=work.shards, shard_keys=keys, todo=todo, cached=work.manifest is not None,
+        selected=selected, workers=workers,
         seconds=_estimate(rates.get(name), len(todo), workers) if active else 0.0,
-        disk_bytes=sum(shards[index].disk_bytes for index in todo) if active else 0,
-        source_changed=_source_changed(manifest, targets()[name]),
+        disk_bytes=sum(work.shards[index].disk_bytes for index in todo) if active else 0,
+        source_changed=_source_changed(work.manifest, targets()[name]), open=left,
     )  # fmt: skip
 
 
@@ -203,16 +207,8 @@ def _source_changed(manifest: Manifest | None, target: str) -> bool:
 
 def _seconds_per_shard(store: Store) -> dict[str, float]:
     """Task to the median seconds of a shard in the newest artifact that it made."""
-    newest: dict[str, Manifest] = {}
-    for manifest in store.manifests():
-        other = newest.get(manifest.task)
-        if other is None or manifest.provenance["created"] > other.provenance["created"]:
-            newest[manifest.task] = manifest
-    return {
-        task: statistics.median(manifest.provenance["shard_seconds"])
-        for task, manifest in newest.items()
-        if manifest.provenance.get("shard_seconds")
-    }
+    newest = {row.task: row for row in sorted(store.rows(save=False), key=lambda row: row.created)}
+    return {task: row.shard_seconds for task, row in newest.items() if row.shard_seconds is not None}
 
 
 def _estimate(rate: float | None, shards: int, workers: int) -> float | None:

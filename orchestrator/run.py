@@ -11,11 +11,12 @@ from orchestrator.errors import Interrupted
 from orchestrator.executors.sharded import News, ShardedStage, wait_for
 from orchestrator.executors.worker import Assignment
 from orchestrator.feasibility import Offer
+from orchestrator.keeper import Keeper
 from orchestrator.plan import Plan, StagePlan
 from orchestrator.provenance import commit, now_ms
 from orchestrator.spool import Spool
 from orchestrator.stagekeys import content_digests
-from orchestrator.store import RunRecord, StageRecord, Store
+from orchestrator.store import Leases, RunRecord, StageRecord, Store
 
 _WAIT_S = 0.2
 _REPLAYED_SHARDS = 200
@@ -32,6 +33,10 @@ class _Progress:
     workers: int = 0
     started: float = 0.0
     seconds: float = 0.0
+    waits: str | None = None
+    """For whom."""
+    computed: int = 0
+    """Shards, before the lease was lost."""
 
 
 class Run:
@@ -40,6 +45,7 @@ class Run:
     def __init__(self, plan: Plan, record: RunRecord, store: Store, spool: Spool, console: Console) -> None:
         self._plan, self._store, self._spool, self._console = plan, store, spool, console
         self.record = record
+        self._keeper = Keeper(Leases(store.bytes), record.run_id)
         self._stages = {stage.name: _Progress(stage) for stage in plan.stages}
         self._stop = False
 
@@ -52,10 +58,15 @@ class Run:
         self._announce()
         try:
             while not self._settled():
+                self._give_way()
                 self._start_ready()
                 active = self._active()
-                assert active or self._settled(), "nothing runs and nothing can start"
-                wait_for(active, _WAIT_S)
+                waiting = any(progress.waits for progress in self._stages.values())
+                assert active or waiting or self._settled(), "nothing runs and nothing can start"
+                if active:
+                    wait_for(active, _WAIT_S)
+                elif waiting:
+                    time.sleep(_WAIT_S)
                 for pool in active:
                     pool.tick()
                 self._collect()
@@ -67,6 +78,8 @@ class Run:
             for progress in self._stages.values():
                 if progress.pool:
                     progress.pool.kill()
+            self._keeper.close()
+            self._tell_kept()
         self._collect()
         if self._stop:
             self._finish("interrupted")
@@ -115,19 +128,55 @@ class Run:
     def _start(self, progress: _Progress) -> None:
         plan = progress.plan
         workers = min(plan.workers, self._free().fits(plan.needs))
-        if workers < 1 or self._computed_elsewhere(plan):
+        if workers < 1 or self._computed_elsewhere(plan) or not self._leased(progress):
             return
-        done = self._store.committed(plan.shard_keys)
+        progress.plan = self._looked_up(plan)
+        if progress.plan.cached:
+            self._keeper.release(plan.key)
+            self._take_cached(progress)
+        else:
+            self._compute(progress, workers)
+
+    def _looked_up(self, plan: StagePlan) -> StagePlan:
+        """The plan as the store stands now: another run may have committed shards, or published it all."""
+        cached = self._store.manifest(plan.key) is not None
+        done = set(plan.shard_keys) if cached else self._store.committed(plan.shard_keys)
         todo = tuple(index for index, key in enumerate(plan.shard_keys) if key not in done)
-        plan = progress.plan = replace(plan, todo=todo)
+        return replace(plan, todo=todo, cached=cached)
+
+    def _compute(self, progress: _Progress, workers: int) -> None:
+        plan, todo = progress.plan, set(progress.plan.todo)
         progress.state, progress.workers, progress.started = "running", workers, time.monotonic()
         self._tell_started(plan)
-        self._replay(plan, [key for key in plan.shard_keys if key in done])
+        self._replay(plan, [key for index, key in enumerate(plan.shard_keys) if index not in todo])
         progress.pool = ShardedStage(
             plan, self._assignment(plan), self._plan.offer, workers, self._hears(plan),
             lambda shard, problem: self._console.failure(plan.name, shard, problem),
         )  # fmt: skip
         progress.pool.begin()
+
+    def _leased(self, progress: _Progress) -> bool:
+        """Takes the stage's lease, or says once for whom it waits."""
+        plan, before = progress.plan, progress.waits
+        progress.waits = self._keeper.ask(plan.key, plan.inputs.values())
+        if progress.waits and progress.waits != before:
+            self._console.note(plan.name, f"waits for {progress.waits}, which computes it")
+        return progress.waits is None
+
+    def _give_way(self) -> None:
+        """Stops stages whose lease another run took over; they wait for it to end."""
+        self._tell_kept()
+        for progress in self._stages.values():
+            if progress.state == "running" and self._keeper.lost(progress.plan.key) and progress.pool:
+                progress.pool.kill()
+                progress.computed += progress.pool.outcome.computed
+                progress.state, progress.pool = "pending", None
+                progress.plan = self._looked_up(progress.plan)
+                self._console.note(progress.plan.name, "given up: this run was silent, another took over")
+
+    def _tell_kept(self) -> None:
+        for message in self._keeper.told():
+            self._console.say(message)
 
     def _computed_elsewhere(self, plan: StagePlan) -> bool:
         """Whether a stage under way computes shards that this one needs too; then this one waits for them."""
@@ -204,6 +253,7 @@ class Run:
                 for label, failure in pool.outcome.failures.items():
                     self._store.save_failure(self.record.run_id, progress.plan.name, label, failure)
                     self._console.failure(progress.plan.name, label, failure["error"])
+                self._keeper.release(progress.plan.key)
                 self._tell_ended(progress)
 
     def _tell_started(self, plan: StagePlan) -> None:
@@ -262,9 +312,11 @@ class Run:
     def _stage_record(self, progress: _Progress) -> StageRecord:
         plan, outcome = progress.plan, progress.pool.outcome if progress.pool else None
         manifest = self._store.manifest(plan.key) if progress.state in ("done", "cached") else None
+        before = progress.computed
         return StageRecord(
             stage=plan.name, task=plan.stage.options.task, artifact=plan.key, state=progress.state,
-            cached_shards=len(plan.shards) - len(plan.todo), computed_shards=outcome.computed if outcome else 0,
+            cached_shards=len(plan.shards) - len(plan.todo) - before,
+            computed_shards=before + (outcome.computed if outcome else 0),
             failed_shards=len(outcome.failures) if outcome else 0, seconds=round(progress.seconds, 3),
             metrics=dict(manifest.metrics) if manifest else {},
         )  # fmt: skip

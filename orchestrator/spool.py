@@ -16,20 +16,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.errors import StoreError
+
 Json = Any
 Event = dict[str, Json]
 Series = tuple[str, str, str, str]
 """Kind of event, stage, shard, name."""
 
 EVENTS = "events.jsonl"
+_ADVICE = "free space there, or check that disk; then run the same command again"
 
 
 class Spool:
     """Appends events to `path` (runs/<run_id>/events.jsonl), safely from several threads.
 
     Each event holds its `kind` and its time `t` in milliseconds since 1970. It is with the operating system
-    when the call returns: it outlives this process, not a power cut. Raises OSError where the file cannot be
-    written.
+    when the call returns: it outlives this process, not a power cut. Raises StoreError where the file cannot
+    be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -205,9 +208,12 @@ class Spool:
         line = json.dumps(event, separators=(",", ":"), allow_nan=False, default=str).encode() + b"\n"
         line = b"\n" + line if self._torn else line
         self._torn = True
-        self._torn = os.write(self._file, line) != len(line)
+        try:
+            self._torn = os.write(self._file, line) != len(line)
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot write: {error.strerror}; {_ADVICE}") from error
         if self._torn:
-            raise OSError(f"{self.path}: an event was written in part only; is the disk full?")
+            raise StoreError(f"{self.path}: written in part only, the disk is full; {_ADVICE}")
         self._remember(event)
 
     def _remember(self, event: Event) -> None:

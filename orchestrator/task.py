@@ -159,8 +159,12 @@ class Context(Protocol):
         """A torch device name: `cpu`, `cuda`."""
         ...
 
-    def seed(self, *path: str | int) -> int:
-        """A 63-bit seed from the experiment's seed, the task, the shard's identity and `path`; no state."""
+    def seed(self, *path: str | int, item: Mapping[str, Json] | None = None) -> int:
+        """A 63-bit seed from the experiment's seed, the task, the shard's identity and `path`; no state.
+
+        With `item` it is what a shard of that identity would get: a shard that holds several items gives
+        each of them the random stream that it would have alone.
+        """
         ...
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -178,6 +182,16 @@ class Context(Protocol):
     def load_progress(self) -> Progress | None:
         """What an earlier, unfinished attempt at this shard saved last."""
         ...
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Settings that the user left open, to be measured on the device at hand before the first shard."""
+
+    depends_on: Facts
+    """What the outcome depends on; it is measured once for each and pinned in the store."""
+    settings: Sequence[Mapping[str, Json]]
+    """What to try, as settings of the task, from the smallest on; the first is what stands unmeasured."""
 
 
 ConfigT = TypeVar("ConfigT", bound=Settings)
@@ -205,6 +219,19 @@ class Task(ABC, Generic[ConfigT]):
     @abstractmethod
     def shards(cls, config: ConfigT, facts: Facts) -> Sequence[Shard]:
         """The shards in their order; `facts` is what `describe` returned."""
+
+    @classmethod
+    def choices(cls, config: ConfigT, facts: Facts, device: str) -> Choices | None:
+        """What the settings leave to measurement on such a device (`cpu`, `cuda`); None where that is nothing."""
+        return None
+
+    @classmethod
+    def pace(cls, config: ConfigT, facts: Facts, device: str) -> float:
+        """Items a second of one worker under one of the choices, with the threads that torch is set to.
+
+        Tried for about a second, without the data. Several workers do so side by side.
+        """
+        raise NotImplementedError(f"{cls.__name__} offers choices, but no pace to choose by")
 
     @abstractmethod
     def __init__(

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
+from orchestrator.errors import UserError
 from orchestrator.mlflow_names import path_part, shorten
+from orchestrator.places import home, is_remote
 from orchestrator.projection import Known, Point, Projection, ReadBlob
 from orchestrator.spool import EVENTS, Event, Spool, unfinished
 
@@ -50,6 +52,21 @@ def default_uri(store_root: Path) -> str:
     """SQLite in the store's folder."""
     path = store_root.resolve() / "tracking" / "mlflow.db"
     return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F")
+
+
+def uri_of(store_uri: str, given: str | None) -> str:
+    """Where the runs of a store (by its own `uri`) go: as given, else SQLite in the store's folder.
+
+    UserError where the store is remote and nothing is given.
+    """
+    if given:
+        return given
+    if is_remote(store_uri):
+        raise UserError(
+            f"store {store_uri}: MLflow's SQLite database cannot lie in an object store; say where it is to be "
+            "by --tracking or LIMBECK_TRACKING, such as sqlite:////home/me/mlflow.db or https://mlflow.example.org"
+        )
+    return default_uri(home(store_uri))
 
 
 def default_artifacts(store_root: Path) -> Path:

@@ -55,8 +55,9 @@ class ShardContext:
         self._lock = threading.Lock()
         self._sent = [0, 0]
 
-    def seed(self, *path: str | int) -> int:
-        return derive_seed(*self._stream, *path)
+    def seed(self, *path: str | int, item: Mapping[str, Json] | None = None) -> int:
+        stream = self._stream if item is None else (*self._stream[:-1], dict(item))
+        return derive_seed(*stream, *path)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         for name, value in metrics.items():

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from orchestrator.executors.worker import Assignment, Worker
+from orchestrator.executors.worker import OUT_OF_MEMORY, Assignment, Worker
 from orchestrator.feasibility import GB, Offer
 from orchestrator.plan import StagePlan
 from orchestrator.task import Json
@@ -99,6 +99,8 @@ class ShardedStage:
             answer = ray.get(call)
         except RayTaskError as error:
             return self._fail("stage", {"error": str(error.cause), "traceback": str(error)})
+        except OutOfMemoryError as error:
+            return self._lost(crew, _first_line(error), OUT_OF_MEMORY)
         except (RayActorError, RayError) as error:
             return self._lost(crew, _first_line(error))
         if is_poll:
@@ -111,6 +113,9 @@ class ShardedStage:
             crew.loaded, crew.node = True, answer["node"]
         else:
             self._computed(crew, answer)
+            if answer.get("class") == OUT_OF_MEMORY:
+                self._replace(crew)
+                return None
         return self._next(crew)
 
     def tick(self) -> None:
@@ -157,6 +162,12 @@ class ShardedStage:
     def _dismiss(self, crew: _Crew) -> None:
         ray.kill(crew.actor)
         self._crew.remove(crew)
+
+    def _replace(self, crew: _Crew) -> None:
+        """A fresh process in place of one whose memory is used up or torn to pieces."""
+        self._dismiss(crew)
+        if self._todo or (not self._crew and not self.outcome.failures and not self.outcome.stopped):
+            self._hire()
 
     def _next(self, crew: _Crew) -> None:
         """Gives an idle worker its next shard; ends it, or lets it close the stage, when there is none."""
@@ -236,11 +247,11 @@ class ShardedStage:
             crew.heard, crew.since = (news["shard"], news["beats"]), time.monotonic()
         self._on_news(news["shard"], news)
 
-    def _lost(self, crew: _Crew, reason: str) -> None:
-        """A worker or its node died: its shard goes back, another worker takes its place."""
-        self._crew.remove(crew)
+    def _lost(self, crew: _Crew, reason: str, sort: str = "worker died") -> None:
+        """A worker or its node died, or cannot be reached: its shard goes back, another takes its place."""
+        self._dismiss(crew)
         if crew.shard is not None:
-            problem = {"error": f"worker died: {reason}", "class": "worker died", "retry": True}
+            problem = {"error": f"worker died: {reason}", "class": sort, "retry": True}
             self._failed(crew.shard, problem, crew.node)
         else:
             self._lost_idle += 1
@@ -252,6 +263,8 @@ class ShardedStage:
 
     def _overdue(self, crew: _Crew) -> None:
         deadline = self.plan.stage.options.deadline_s
+        if not crew.loaded and any(other.loaded for other in self._crew):
+            return self._dismiss(crew)  # its node is gone or taken; the others go on
         if not crew.loaded:
             needs, offer = self.plan.needs, self._offer
             return self._fail(
@@ -262,7 +275,6 @@ class ShardedStage:
                     f"gpus, {offer.memory_gb:g} GB"
                 },
             )
-        ray.kill(crew.actor)
         return self._lost(crew, f"no progress for {deadline:g} s (deadline_s of the stage)")
 
 

@@ -17,8 +17,9 @@ from orchestrator.stagekeys import content_digests
 from orchestrator.store import InputRef, Manifest, Store
 from orchestrator.task import Artifact, Facts, Json, Output, Shard, Task
 
+OUT_OF_MEMORY = "out of memory"
 _RETRIED = (OSError, StoreError)
-"""Errors that another attempt may cure; all others are the same each time."""
+"""Errors that another attempt may cure, as it may running out of memory; all others are the same each time."""
 
 
 @dataclass(frozen=True)
@@ -183,13 +184,18 @@ def _check_finite(output: Output, label: str) -> None:
 
 
 def _describe(error: Exception) -> dict[str, Any]:
+    passing = isinstance(error, _RETRIED) and not isinstance(error, FileNotFoundError)
+    starved = _is_out_of_memory(error)
+    advice = "; ask for more by resources.memory_gb, or for fewer workers" if starved else ""
     return {
-        "error": f"{type(error).__name__}: {error}",
+        "error": f"{type(error).__name__}: {error}{advice}",
         "traceback": traceback.format_exc(),
-        "retry": isinstance(error, _RETRIED) and not isinstance(error, FileNotFoundError),
-        "class": "out of memory" if _is_out_of_memory(error) else "error",
+        "retry": passing or starved,
+        "class": OUT_OF_MEMORY if starved else "error",
     }
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    """torch has a type of its own for a GPU's memory, and none for the machine's."""
+    told = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return told or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

@@ -5,7 +5,9 @@
     shards/ab/<key>.json          the commit of a shard
     artifacts/ab/<id>.json        the manifest of an artifact
     work/ab/<key>/progress        working state inside a shard
+    leases/<key>/<n>.{json,beat}   who computes a stage
     runs/<run>/{run,plan}.json, runs/<run>/failures/, pins/<run>
+    index/artifacts               what `artifacts ls` shows, to be had again from the manifests
 
 Readers trust records alone; a record is written, once and atomically, after all that it names. Whatever is
 killed in between leaves files that no record names, which `collect` removes.
@@ -14,6 +16,9 @@ killed in between leaves files that no record names, which `collect` removes.
 from orchestrator.store.artifacts import CommittedShard, StoredArtifact, StoredFiles, StoredShard
 from orchestrator.store.bytes import Bytes, Entry, check_name, open_bytes
 from orchestrator.store.folder import Folder
+from orchestrator.store.index import Row
+from orchestrator.store.leases import SILENCE_S, Lease, Leases, Sight
+from orchestrator.store.owner import Owner, fate
 from orchestrator.store.records import (
     SCHEMA,
     FailureRecord,
@@ -30,6 +35,7 @@ from orchestrator.store.upkeep import Collection, Problem, Verification, collect
 
 __all__ = [
     "SCHEMA",
+    "SILENCE_S",
     "Bytes",
     "Collection",
     "CommittedShard",
@@ -38,11 +44,16 @@ __all__ = [
     "FileRef",
     "Folder",
     "InputRef",
+    "Lease",
+    "Leases",
     "Manifest",
+    "Owner",
     "Problem",
+    "Row",
     "RunRecord",
     "ShardEntry",
     "ShardRecord",
+    "Sight",
     "StageRecord",
     "Store",
     "StoredArtifact",
@@ -52,6 +63,7 @@ __all__ = [
     "check_name",
     "collect",
     "export",
+    "fate",
     "lineage",
     "open_bytes",
     "verify",

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -48,7 +49,11 @@ def hash_file(file: Path) -> str:
 
 
 def fault(space: Bytes, ref: FileRef) -> tuple[Fault, str] | None:
-    """What is wrong with a blob, hashing all of it; None for nothing."""
+    """What is wrong with a blob where it lies, hashing all of it; None for nothing."""
+    return _fault(space, ref, space.digest)
+
+
+def _fault(space: Bytes, ref: FileRef, hashed: Callable[[str], str]) -> tuple[Fault, str] | None:
     path = blob_path(ref.digest)
     found = space.stat(path)
     if found is None:
@@ -56,7 +61,7 @@ def fault(space: Bytes, ref: FileRef) -> tuple[Fault, str] | None:
     if found.size != ref.size:
         return "size", f"{path} has {found.size} bytes, expected {ref.size}"
     try:
-        digest = hash_file(space.local(path))
+        digest = hashed(path)
     except OSError as error:
         if error.errno != errno.EIO:
             raise
@@ -72,7 +77,7 @@ def checked(space: Bytes, ref: FileRef, where: str) -> Path:
     path = blob_path(ref.digest)
     if space.exists(path) and _mark(space.local(path)) in _CHECKED:
         return space.local(path)
-    if wrong := fault(space, ref):
+    if wrong := _fault(space, ref, lambda path: hash_file(space.local(path))):
         raise CorruptBlob(f"{where}: {wrong[1]}; {REPAIR}")
     file = space.local(path)
     _CHECKED.add(_mark(file))

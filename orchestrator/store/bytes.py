@@ -1,11 +1,11 @@
-"""The bytes layer: named, immutable-or-replaced byte strings in a folder, later in an object store.
+"""The bytes layer: named, immutable-or-replaced byte strings in a folder or an object store.
 
 Every write is atomic: a reader sees a whole file or none. Nothing here renames or links by name, so that
 an object store (conditional puts, whole-object writes) can stand behind the same few operations.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from orchestrator.errors import UserError
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=,+@-]{0,199}")
-_REMOTE = {"s3", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "hdfs"}
+_REMOTE = ("s3", "gs", "az")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Entry:
     """Bytes."""
     modified: float
     """Seconds since 1970, UTC."""
+    version: str = ""
+    """Another one after every write, where the place keeps such; else size and time have to tell."""
 
 
 class Bytes(Protocol):
@@ -78,6 +80,14 @@ class Bytes(Protocol):
 
     def exists(self, path: str) -> bool: ...
 
+    def among(self, paths: Iterable[str]) -> set[str]:
+        """Those of `paths` that are there; for many, cheaper than asking for each."""
+        ...
+
+    def digest(self, path: str) -> str:
+        """sha256 of what lies there now, in hex, past every cache. May raise OSError as the disk does."""
+        ...
+
     def size(self, path: str) -> int: ...
 
     def delete(self, path: str) -> None:
@@ -99,7 +109,7 @@ class Bytes(Protocol):
 
 
 def open_bytes(uri: str) -> Bytes:
-    """The place `uri` names: a path or `file://` path."""
+    """The place `uri` names: a path or `file://` path, s3://bucket/prefix, gs:// or az://."""
     from orchestrator.store.folder import open_folder
 
     if not uri.strip() or "\0" in uri:
@@ -110,10 +120,14 @@ def open_bytes(uri: str) -> Bytes:
     parts = urlsplit(uri)
     if scheme == "file" and parts.netloc in ("", "localhost"):
         return open_folder(Path(unquote(parts.path)))
-    known = (
-        "object stores come with a later release" if scheme in _REMOTE else "this kind of store is unknown"
+    if scheme in _REMOTE:
+        from orchestrator.store.objects import open_objects
+
+        return open_objects(uri)
+    raise UserError(
+        f"store {scheme}://...: this kind of store is unknown; expected a folder, as a path or file:///path, or "
+        + ", ".join(f"{known}://bucket/prefix" for known in _REMOTE)
     )
-    raise UserError(f"store {uri!r}: {known}; expected a folder, as a path or file:///path")
 
 
 def check_name(path: str) -> str:

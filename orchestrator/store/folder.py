@@ -1,11 +1,12 @@
 """The bytes layer in a folder: synced scratch files that are linked or moved into place."""
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -101,6 +102,13 @@ class Folder:
 
     def exists(self, path: str) -> bool:
         return self.stat(path) is not None
+
+    def among(self, paths: Iterable[str]) -> set[str]:
+        return set(filter(self.exists, paths))
+
+    def digest(self, path: str) -> str:
+        with self.local(path).open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
 
     def size(self, path: str) -> int:
         with self._told("read", path):

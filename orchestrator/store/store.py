@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 from orchestrator.errors import CorruptBlob, StoreError, UserError, nearest
-from orchestrator.store import work
+from orchestrator.store import index, work
 from orchestrator.store.artifacts import CommittedShard, StoredArtifact, write_output
 from orchestrator.store.blobs import blob_path, keep_bytes
-from orchestrator.store.bytes import Bytes, open_bytes
+from orchestrator.store.bytes import Bytes, Entry, open_bytes
+from orchestrator.store.index import Row
 from orchestrator.store.records import (
     REPAIR,
     FileRef,
@@ -38,7 +39,8 @@ class Store(Runs):
 
     @classmethod
     def open(cls, uri: str, create: bool = True) -> Self:
-        """Opens the store at `uri`, to read only unless `create`; with `create` makes it where it is not.
+        """Opens the store at `uri`, to read only (its index aside) unless `create`, which makes it where it is
+        not.
 
         Raises UserError where there is none or cannot be one, SchemaError for one of a later release,
         StoreError where it cannot be written.
@@ -85,7 +87,8 @@ class Store(Runs):
 
     def committed(self, keys: Iterable[str]) -> set[str]:
         """Those of `keys` that are done."""
-        return {key for key in keys if self.bytes.exists(record_path("shards", key))}
+        paths = {record_path("shards", key): key for key in keys}
+        return {paths[path] for path in self.bytes.among(paths)}
 
     def commit_shard(
         self,
@@ -118,7 +121,7 @@ class Store(Runs):
         return CommittedShard(self.bytes, found)
 
     def shard_keys(self) -> Iterator[str]:
-        return self._keys("shards")
+        return (key for key, _ in self._entries("shards"))
 
     def drop_shard(self, key: str) -> None:
         self.bytes.delete(record_path("shards", key))
@@ -184,11 +187,17 @@ class Store(Runs):
 
     def artifact_ids(self, prefix: str = "") -> Iterator[str]:
         """The ids that begin with `prefix`."""
-        return (key for key in self._keys("artifacts", prefix[:2]) if key.startswith(prefix))
+        return (key for key, _ in self._entries("artifacts", prefix[:2]) if key.startswith(prefix))
 
     def manifests(self) -> Iterator[Manifest]:
         """All manifests, in no order. Raises StoreError at a damaged one."""
         return (found for key in self.artifact_ids() if (found := self.manifest(key)))
+
+    def rows(self, save: bool = True) -> list[Row]:
+        """What a listing shows of every artifact, in no order: from the index, and from those manifests alone
+        that it does not know yet. With `save` they are added to it, where the store can be written. Raises
+        StoreError at a damaged one."""
+        return index.rows(self.bytes, dict(self._entries("artifacts")), self.manifest, save)
 
     def drop_artifact(self, artifact: str) -> None:
         self.bytes.delete(record_path("artifacts", artifact))
@@ -226,12 +235,12 @@ class Store(Runs):
     def drop_progress(self, key: str) -> None:
         self.bytes.delete(_work(key))
 
-    def _keys(self, kind: str, spread: str = "") -> Iterator[str]:
+    def _entries(self, kind: str, spread: str = "") -> Iterator[tuple[str, Entry]]:
         folder = f"{kind}/{spread}" if len(spread) == 2 else kind
         for entry in self.bytes.list(folder):
             key = entry.path.rpartition("/")[2].removesuffix(".json")
             if KEY.fullmatch(key):
-                yield key
+                yield key, entry
 
     def _pictures(self, previews: Sequence[Mapping[str, Json]]) -> list[dict[str, Json]]:
         """Those whose blobs are still there: a collection may have taken the first ones of a very long shard."""
@@ -241,10 +250,7 @@ class Store(Runs):
 
     def _stage_names(self) -> dict[str, str]:
         """`stage` and `experiment/stage` to the newest artifact of that name."""
-        dated = [
-            (manifest.created, manifest.experiment, manifest.stage, manifest.id)
-            for manifest in self.manifests()
-        ]
+        dated = [(row.created, row.experiment, row.stage, row.id) for row in self.rows()]
         ids = {row[3] for row in dated}
         for run in self.runs():
             for stage in run.stages:

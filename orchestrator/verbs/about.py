@@ -16,8 +16,9 @@ from orchestrator.catalogue import find_task, targets
 from orchestrator.console import Console
 from orchestrator.errors import LimbeckError
 from orchestrator.experiment import input_fields
+from orchestrator.places import home, is_remote
 from orchestrator.provenance import environment
-from orchestrator.store import Store
+from orchestrator.store import Store, open_bytes
 from orchestrator.task import Role
 from tasks import DATASETS
 
@@ -57,7 +58,7 @@ def schema(task: str, as_json: bool) -> None:
 def doctor(store_uri: str, as_json: bool) -> None:
     """What this machine has, and whether the store can be written. Exit code 1 where something is wrong."""
     console = Console(as_json=as_json)
-    offer = local.offer(shutil.disk_usage(_existing(Path(store_uri))).free)
+    offer = local.offer(shutil.disk_usage(_existing(home(store_uri))).free)
     checks = [_check_python(), _check_store(store_uri), _check_shared_memory(), _check_clock()]
     facts = {
         **environment(),
@@ -80,12 +81,11 @@ def doctor(store_uri: str, as_json: bool) -> None:
 
 def ui(store_uri: str, tracking: str | None, port: int) -> None:
     """Serves until Ctrl-C."""
-    from orchestrator.tracking import default_uri
+    from orchestrator.tracking import uri_of
     from orchestrator.ui import serve
 
     console, store = Console(), Store.open(store_uri, create=False)
-    home = Path(store.uri)
-    with serve(home, tracking or default_uri(home), port=port) as url:
+    with serve(home(store.uri), uri_of(store.uri, tracking), port=port) as url:
         console.print(f"MLflow at {url}; Ctrl-C ends it")
         try:
             while True:
@@ -148,6 +148,8 @@ def _check_python() -> dict[str, Any]:
 
 
 def _check_store(store_uri: str) -> dict[str, Any]:
+    if is_remote(store_uri):
+        return _check_remote(store_uri)
     place = _existing(Path(store_uri))
     try:
         with tempfile.TemporaryFile(dir=place):
@@ -155,6 +157,14 @@ def _check_store(store_uri: str) -> dict[str, Any]:
     except OSError:
         ok = False
     return {"check": "store", "ok": ok, "found": f"{store_uri} {'can' if ok else 'cannot'} be written"}
+
+
+def _check_remote(store_uri: str) -> dict[str, Any]:
+    try:
+        open_bytes(store_uri).check_writable()
+    except LimbeckError as error:
+        return {"check": "store", "ok": False, "found": str(error)}
+    return {"check": "store", "ok": True, "found": f"{store_uri} can be written, and knows conditional puts"}
 
 
 def _check_shared_memory() -> dict[str, Any]:

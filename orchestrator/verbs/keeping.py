@@ -14,32 +14,35 @@ from orchestrator.store import Store, upkeep
 def ls(store_uri: str, kind: str | None, task: str | None, as_json: bool) -> None:
     """Artifacts, newest first."""
     console, store = Console(as_json=as_json), Store.open(store_uri, create=False)
-    found = [
-        manifest
-        for manifest in store.manifests()
-        if kind in (None, manifest.kind) and task in (None, manifest.task)
-    ]
-    found.sort(key=lambda manifest: (manifest.created, manifest.id), reverse=True)
+    found = [row for row in store.rows() if kind in (None, row.kind) and task in (None, row.task)]
+    found.sort(key=lambda row: (row.created, row.id), reverse=True)
     if as_json:
         return console.answer(
             [
                 {
-                    "id": manifest.id,
-                    "digest": manifest.digest,
-                    "kind": manifest.kind,
-                    "task": manifest.task,
-                    "stage": manifest.stage,
-                    "experiment": manifest.experiment,
-                    "created": manifest.created,
-                    "bytes": manifest.bytes,
-                    "shards": len(manifest.shards),
+                    "id": row.id,
+                    "digest": row.digest,
+                    "kind": row.kind,
+                    "task": row.task,
+                    "stage": row.stage,
+                    "experiment": row.experiment,
+                    "created": row.created,
+                    "bytes": row.bytes,
+                    "shards": row.shards,
                 }
-                for manifest in found
+                for row in found
             ]
         )
     rows = [
-        [m.id[:12], f"{m.experiment}/{m.stage}", m.kind, len(m.shards), size(m.bytes), moment(m.created)]
-        for m in found
+        [
+            row.id[:12],
+            f"{row.experiment}/{row.stage}",
+            row.kind,
+            row.shards,
+            size(row.bytes),
+            moment(row.created),
+        ]
+        for row in found
     ]
     return console.table("", ["id", "stage", "kind", "shards", "size", "made"], rows)
 
@@ -124,13 +127,15 @@ def gc(store_uri: str, apply: bool, keep: int, as_json: bool) -> None:
     found = upkeep.collect(store, apply=apply, keep=keep)
     if as_json:
         return console.answer(found.to_json())
-    parts = ("artifacts", "shards", "blobs", "work", "unfinished_writes")
+    parts = ("artifacts", "shards", "blobs", "work", "leases", "unfinished_writes")
     swept = [(part, getattr(found, part)) for part in parts]
     console.table(
         "", ["what", "count", "size"], [[name, part.count, size(part.bytes)] for name, part in swept]
     )
     done = "removed" if apply else "would be removed; `--apply` does it"
-    return console.print(f"{size(found.bytes)} {done}; {found.kept_artifacts} artifacts are kept")
+    hours = upkeep.GRACE_S / 3600
+    console.print(f"{size(found.bytes)} {done}; {found.kept_artifacts} artifacts are kept")
+    return console.print(f"what was written or run in the last {hours:g} hours stays, whatever it is")
 
 
 def runs(store_uri: str, pin: str | None, unpin: str | None, as_json: bool) -> None:

@@ -11,12 +11,13 @@ from clusters import local
 from orchestrator.console import Console, duration, size
 from orchestrator.errors import Infeasible, RunFailed
 from orchestrator.experiment import load_experiment
-from orchestrator.feasibility import problems
+from orchestrator.feasibility import GB, problems
 from orchestrator.identity import begin_run
+from orchestrator.places import home
 from orchestrator.plan import Plan, make_plan
 from orchestrator.spool import EVENTS, Spool
 from orchestrator.store import RunRecord, Store, open_bytes
-from orchestrator.tracking import Tracker, default_uri
+from orchestrator.tracking import Tracker, default_artifacts, default_uri, uri_of
 from orchestrator.verbs.pictures import save_pictures
 
 if TYPE_CHECKING:
@@ -37,18 +38,23 @@ def run(
 ) -> None:
     """Plans, refuses what cannot be, runs the rest, and shows what came out."""
     console = Console(as_json=as_json)
-    store = Store.open(store_uri)
+    space = open_bytes(store_uri)
+    uri = uri_of(space.uri, tracking)
+    store = Store.over(space)
     made = _plan(experiment, overrides, store, only, since, fresh)
     _refuse_infeasible(made)
     _show_changed(made, console)
-    if fresh:
-        _forget(made, fresh, store)
-    record = begin_run(made, store)
-    store.save_run(record)
-    uri = tracking or default_uri(Path(store.uri))
-    with _tracker(uri, record, store, console) as spool:
-        record = _go(made, record, store, spool, console)
-    pictures = Path(store.uri) / "runs" / record.run_id / "pictures"
+    with _session(made):
+        while _measure(made, store, console):
+            made = _plan(experiment, overrides, store, only, since, fresh)
+        if fresh:
+            _forget(made, fresh, store)
+        record = begin_run(made, store)
+        store.save_run(record)
+        with _tracker(uri, record, store, console) as spool:
+            record = _go(made, record, store, spool, console)
+    store.rows()  # what was made goes into the index now, not when somebody waits for a listing
+    pictures = home(store.uri) / "runs" / record.run_id / "pictures"
     count = save_pictures(made, store, pictures)
     if as_json:
         console.answer(answer(record, store))
@@ -142,10 +148,10 @@ def _forget(made: Plan, fresh: str, store: Store) -> None:
 
 @contextlib.contextmanager
 def _tracker(uri: str, record: RunRecord, store: Store, console: Console) -> Iterator[Spool]:
-    home = Path(store.uri)
-    spool = Spool(home / "runs" / record.run_id / EVENTS)
-    root = home / "tracking" / "artifacts"
-    tracker = Tracker(uri, spool, store.read_blob, root, earlier=home / "runs")
+    folder = home(store.uri)
+    spool = Spool(folder / "runs" / record.run_id / EVENTS)
+    root = default_artifacts(folder)
+    tracker = Tracker(uri, spool, store.read_blob, root, earlier=folder / "runs")
     try:
         yield spool
     finally:
@@ -158,15 +164,39 @@ def _tracker(uri: str, record: RunRecord, store: Store, console: Console) -> Ite
             )
 
 
+@contextlib.contextmanager
+def _session(made: Plan) -> Iterator[None]:
+    """A Ray, where anything is to be computed."""
+    needed = any(stage.active for stage in made.stages)
+    with local.session(made.offer) if needed else contextlib.nullcontext():
+        yield
+
+
+def _measure(made: Plan, store: Store, console: Console) -> bool:
+    """Measures what the first stage that has anything open leaves open; False where none has."""
+    left = next((stage for stage in made.stages if stage.active and stage.open), None)
+    if left is None or left.open is None:
+        return False
+    from orchestrator.executors.pacing import measure
+
+    console.say(f"{left.name}: measuring {' and '.join(left.open.settings[0])} on this device")
+    found = measure(left, made.offer, store)
+    best = max(trial["items_per_s"] for trial in found.trials)
+    chosen = ", ".join(f"{name} {value}" for name, value in found.settings.items())
+    console.say(
+        f"{left.name}: {chosen}, {found.threads} threads a worker ({best:.3g} items/s on {found.where})"
+    )
+    return True
+
+
 def _go(made: Plan, record: RunRecord, store: Store, spool: Spool, console: Console) -> RunRecord:
     needed = any(stage.active for stage in made.stages)
     console.say(f"run {record.run_id}" + ("" if needed else ": everything is cached"))
-    with local.session(made.offer) if needed else contextlib.nullcontext():
-        from orchestrator.run import Run  # Ray reads its settings when imported, and the session makes them
+    from orchestrator.run import Run  # Ray reads its settings when imported, and the session makes them
 
-        walk = Run(made, record, store, spool, console)
-        with _signals(walk, console), contextlib.closing(console):
-            return walk.go()
+    walk = Run(made, record, store, spool, console)
+    with _signals(walk, console), contextlib.closing(console):
+        return walk.go()
 
 
 @contextlib.contextmanager
@@ -211,6 +241,8 @@ def _show_plan(made: Plan, console: Console) -> None:
         todo = (
             "cached" if stage.cached else f"{left} of {len(stage.shards)}" if stage.selected else "left out"
         )
+        if stage.open and stage.active:
+            todo += f" ({', '.join(stage.open.settings[0])} to be measured)"
         asks = f"{stage.workers} x {stage.needs.cpus:g} cpu, {stage.needs.memory_gb:g} GB"
         asks += f", {stage.needs.gpus:g} gpu" if stage.needs.gpus else ""
         time_left = duration(stage.seconds) if stage.active else "-"
@@ -220,7 +252,7 @@ def _show_plan(made: Plan, console: Console) -> None:
         )
     console.table("", ["stage", "task", "shards to do", "asks", "time", "disk"], rows)
     offer = made.offer
-    disk = "" if offer.disk_gb is None else f", {offer.disk_gb:g} GB of disk"
+    disk = "" if offer.disk_gb is None else f", {size(offer.disk_gb * GB)} of disk"
     console.print(
         f"{offer.where} offers {offer.cpus:g} cpus, {offer.gpus:g} gpus, {offer.memory_gb:g} GB{disk}; "
         f"estimated time: {duration(made.seconds)}"
@@ -267,8 +299,10 @@ def _show_places(record: RunRecord, store: Store, uri: str, pictures: str, conso
     console.print(f"MLflow    {uri}")
     option = f"--store {shlex.quote(store.uri)}"
     made = [stage.artifact for stage in record.stages if stage.state in ("done", "cached")]
-    if uri == default_uri(Path(store.uri)):
+    if uri == default_uri(home(store.uri)):
         console.print(f"next      limbeck ui {option}")
+    elif uri.startswith("sqlite:"):
+        console.print(f"next      limbeck ui {option} --tracking {shlex.quote(uri)}")
     if made:
         console.print(f"next      limbeck artifacts lineage {made[-1]} {option}")
 

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
+from engine import kill_server
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 from mlflow_views import files, points, runs_of, snapshot
@@ -420,14 +420,6 @@ def test_a_driver_killed_again_and_again_loses_and_doubles_nothing(store):
     assert len(snapshot(client)) == 2
     assert [step for step, *_ in points(client, runs["s"].info.run_id, "loss")] == list(range(1200))
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-
-
-def kill_server():
-    """SIGKILL to all processes of the server that this test started: its sessions' groups."""
-    for child in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess):  # one that has ended between the two lines
-            if "mlflow" in child.cmdline():
-                os.killpg(child.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow

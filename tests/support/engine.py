@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -108,6 +109,14 @@ def gone(pids: list[int], timeout: float = 30) -> bool:
             return False
         time.sleep(0.1)
     return True
+
+
+def kill_server() -> None:
+    """SIGKILL to all processes of the MLflow server that this process started: its sessions' groups."""
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # one that has ended between the two lines
+            if "mlflow" in child.cmdline():
+                os.killpg(child.pid, signal.SIGKILL)
 
 
 def runs(pid: int) -> bool:

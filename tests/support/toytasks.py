@@ -1,16 +1,19 @@
 """Two small tasks of another package, found by entry point, with which the engine's tests break things."""
 
 import os
+import resource
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import psutil
 import torch
 from pydantic import Field
 
 from orchestrator.task import (
     Artifact,
+    Choices,
     Context,
     Facts,
     Input,
@@ -32,6 +35,8 @@ class WalkConfig(Settings):
     """How many walks."""
     steps: int = Field(default=5, ge=1)
     """Steps of each walk."""
+    spin: Annotated[int, Role.PLAN] = 0
+    """Rounds of arithmetic on one core, once a walk."""
     pause_s: Annotated[float, Role.PLAN] = 0.0
     """Seconds between steps; not in a key, as it changes nothing."""
     trouble: Annotated[Literal["none", "crash", "value", "nan", "io", "hang", "memory"], Role.PLAN] = "none"
@@ -68,6 +73,7 @@ class Walk(Task[WalkConfig]):
     def compute(self, shard: Shard, context: Context) -> Output:
         walk = int(shard.identity["walk"])
         self._mark("start", walk)
+        spin(self.config.spin)
         saved = context.load_progress()
         path = list(saved.tensors["path"]) if saved else [torch.zeros((), dtype=torch.float64)]
         for step in range(len(path) - 1, self.config.steps):
@@ -114,9 +120,22 @@ class Walk(Task[WalkConfig]):
             case "nan":
                 context.log({"position": float("nan")}, step)
             case "memory":
-                raise MemoryError("too big")
+                exhaust()
             case "hang":
                 time.sleep(3600)
+
+
+def spin(rounds: int) -> None:
+    """Keeps one core busy: about half a millisecond a round."""
+    for _ in range(rounds):
+        sum(number * number for number in range(10_000))
+
+
+def exhaust() -> None:
+    """Asks for more memory than this process may still have."""
+    used = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (used + 10**9, resource.RLIM_INFINITY))
+    torch.zeros(10**10)
 
 
 class TotalConfig(Settings):
@@ -163,3 +182,69 @@ class Total(Task[TotalConfig]):
         context: Context,
     ) -> Output:
         return Output(metrics={"total": shards[0].metrics["total"]})
+
+
+class GroupConfig(Settings):
+    """Random numbers, several items a shard."""
+
+    items: Annotated[int, Role.PLAN] = Field(default=10, ge=1)
+    """How many items."""
+    group: Annotated[int | None, Role.PLAN] = Field(default=None, ge=1)
+    """Items a shard; none: measured."""
+    best: Annotated[int, Role.PLAN] = 4
+    """The group that goes fastest; larger ones are slower again."""
+    broken: Annotated[bool, Role.PLAN] = False
+    """Whether the pace cannot be measured."""
+
+
+class Group(Task[GroupConfig]):
+    """One random number an item, for tests of what is left to measurement."""
+
+    version = 1
+    makes = "numbers"
+    Config = GroupConfig
+    needs = Needs(cpus=1, memory_gb=0.2)
+
+    @classmethod
+    def describe(cls, config: GroupConfig, inputs: Mapping[str, Facts]) -> Facts:
+        return {"items": config.items}
+
+    @classmethod
+    def choices(cls, config: GroupConfig, facts: Facts, device: str) -> Choices | None:
+        settings = [{"group": group} for group in (1, 2, 4, 8, 16)]
+        return None if config.group else Choices({"best": config.best}, settings)
+
+    @classmethod
+    def pace(cls, config: GroupConfig, facts: Facts, device: str) -> float:
+        if config.broken:
+            raise ValueError("no pace today")
+        assert config.group is not None
+        time.sleep(0.05)
+        return config.group if config.group <= config.best else config.best / 2
+
+    @classmethod
+    def shards(cls, config: GroupConfig, facts: Facts) -> Sequence[Shard]:
+        group = config.group or 1
+        starts = range(0, config.items, group)
+        return [Shard({"first": first, "last": min(first + group, config.items) - 1}) for first in starts]
+
+    def __init__(
+        self, config: GroupConfig, inputs: Mapping[str, Artifact], facts: Facts, context: Context
+    ) -> None: ...
+
+    def compute(self, shard: Shard, context: Context) -> Output:
+        items = range(int(shard.identity["first"]), int(shard.identity["last"]) + 1)
+        seeds = [context.seed(item={"item": item}) for item in items]
+        return Output(tensors={"numbers": {"numbers": torch.tensor(seeds)}})
+
+    @classmethod
+    def close(
+        cls,
+        config: GroupConfig,
+        inputs: Mapping[str, Artifact],
+        facts: Facts,
+        shards: Sequence[ShardFiles],
+        context: Context,
+    ) -> Output:
+        numbers = torch.cat([shard.tensors("numbers")["numbers"] for shard in shards])
+        return Output(tensors={"all": {"numbers": numbers}})

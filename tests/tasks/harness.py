@@ -78,8 +78,9 @@ class MemoryContext:
         self._seed, self._progress, self._saves_left = list(seed), progress, kill_after
         self._label = str(self._seed)
 
-    def seed(self, *path: str | int) -> int:
-        return derive_seed(*self._seed, *path)
+    def seed(self, *path: str | int, item: Mapping[str, Json] | None = None) -> int:
+        stream = self._seed if item is None else [*self._seed[:-1], dict(item)]
+        return derive_seed(*stream, *path)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         for name, value in metrics.items():

@@ -1,10 +1,9 @@
 """What an artifact was made from, back to the data and the commit, and what was made from it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from orchestrator.errors import UserError
-from orchestrator.store.records import Manifest
 from orchestrator.store.store import Store
 from orchestrator.task import Json
 
@@ -15,21 +14,21 @@ def lineage(store: Store, artifact: str) -> dict[str, Json]:
     A node has id, kind, task, stage, experiment, created, digest, data_digest, source, commit, metrics and
     inputs {field: {id, digest}}; one that the store no longer holds has its id and `missing` alone.
     """
-    manifests = {manifest.id: manifest for manifest in store.manifests()}
-    if artifact not in manifests:
+    rows = {row.id: row for row in store.rows()}
+    if artifact not in rows:
         raise UserError(f"there is no artifact {artifact} in store {store.uri}; see `limbeck artifacts ls`")
     made: dict[str, list[str]] = defaultdict(list)
-    for manifest in manifests.values():
-        for ref in manifest.inputs.values():
-            made[ref.id].append(manifest.id)
+    for row in rows.values():
+        for source in row.inputs:
+            made[source].append(row.id)
 
     def sources(found: str) -> Iterable[str]:
-        return (ref.id for ref in manifests[found].inputs.values()) if found in manifests else ()
+        return rows[found].inputs if found in rows else ()
 
     return {
-        "artifact": _node(artifact, manifests),
-        "up": [_node(found, manifests) for found in _reached(artifact, sources)],
-        "down": [_node(found, manifests) for found in _reached(artifact, lambda found: sorted(made[found]))],
+        "artifact": _node(artifact, store),
+        "up": [_node(found, store) for found in _reached(artifact, sources)],
+        "down": [_node(found, store) for found in _reached(artifact, lambda found: sorted(made[found]))],
     }
 
 
@@ -40,8 +39,8 @@ def _reached(start: str, neighbours: Callable[[str], Iterable[str]]) -> list[str
     return found[1:]
 
 
-def _node(artifact: str, manifests: Mapping[str, Manifest]) -> dict[str, Json]:
-    manifest = manifests.get(artifact)
+def _node(artifact: str, store: Store) -> dict[str, Json]:
+    manifest = store.manifest(artifact)
     if manifest is None:
         return {"id": artifact, "missing": True}
     return {

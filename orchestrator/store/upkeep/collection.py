@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.store.bytes import Entry
+from orchestrator.store.leases import Claim, lease_files, live_claim
 from orchestrator.store.records import Manifest, RunRecord, ShardRecord, load
 from orchestrator.store.store import Store, record_path
 from orchestrator.task import Json
@@ -32,6 +33,7 @@ class Collection:
     shards: Swept = field(default_factory=Swept)
     blobs: Swept = field(default_factory=Swept)
     work: Swept = field(default_factory=Swept)
+    leases: Swept = field(default_factory=Swept)
     unfinished_writes: Swept = field(default_factory=Swept)
     kept_artifacts: int = 0
     running: list[str] = field(default_factory=list)
@@ -39,7 +41,7 @@ class Collection:
 
     @property
     def bytes(self) -> int:
-        parts = (self.artifacts, self.shards, self.blobs, self.work, self.unfinished_writes)
+        parts = (self.artifacts, self.shards, self.blobs, self.work, self.leases, self.unfinished_writes)
         return sum(part.bytes for part in parts)
 
     def to_json(self) -> dict[str, Json]:
@@ -51,16 +53,18 @@ class _Roots:
     artifacts: frozenset[str]
     shards: frozenset[str]
     running: tuple[str, ...]
+    leased: frozenset[str]
+    """Stages under a live lease."""
 
 
 def collect(store: Store, apply: bool = False, keep: int = 1, grace_s: float = GRACE_S) -> Collection:
-    """Drops what no run that counts needs: manifests, then shards, then files, then working state.
+    """Drops what no run that counts needs: manifests, then shards, then files, then working state, then leases.
 
     Runs that count: of each experiment the newest `keep` that are done and all later ones, those that are
-    pinned or running, and those of the last `grace_s` seconds. What they made and planned stays, with all
-    that it was made from; so does everything younger than `grace_s`, which makes it safe beside a run
-    that commits (below an hour it is for a store at rest). Nothing is dropped unless `apply`. A damaged
-    record ends it before anything is dropped.
+    pinned or running or hold a live lease, and those of the last `grace_s` seconds. What they made and
+    planned stays, with all that it was made from; so does everything younger than `grace_s`, which makes it
+    safe beside a run that commits (below an hour it is for a store at rest). Nothing is dropped unless
+    `apply`. A damaged record ends it before anything is dropped.
     """
     before = time.time() - grace_s
     roots = None
@@ -81,19 +85,36 @@ def collect(store: Store, apply: bool = False, keep: int = 1, grace_s: float = G
 
 
 def _roots(store: Store, keep: int, before: float) -> _Roots:
-    runs = list(_counting(store, keep, before))
+    claims = _live_claims(store)
+    runs = list(_counting(store, keep, before, {claim.run_id for claim in claims.values()}))
     artifacts = {stage.artifact for run in runs for stage in run.stages if stage.artifact}
+    artifacts |= claims.keys() | {made for claim in claims.values() for made in claim.inputs}
     shards = {key for run in runs for keys in (store.plan(run.run_id) or {}).values() for key in keys}
     running = tuple(run.run_id for run in runs if run.state == "running")
-    return _Roots(frozenset(artifacts), frozenset(shards), running)
+    return _Roots(frozenset(artifacts), frozenset(shards), running, frozenset(claims))
 
 
-def _counting(store: Store, keep: int, before: float) -> Iterator[RunRecord]:
+def _live_claims(store: Store) -> dict[str, Claim]:
+    """Stages that may be at work, whatever the grace is: whoever is at work is heard of every few seconds."""
+    before, files = time.time() - GRACE_S, lease_files(store.bytes)
+    claims = {key: live_claim(store.bytes, key, entries, before) for key, entries in files.items()}
+    return {key: claim for key, claim in claims.items() if claim}
+
+
+def _old_leases(store: Store, live: frozenset[str], before: float) -> Iterator[Entry]:
+    """All files of leases that are neither live nor young: a lease goes as a whole or not at all."""
+    for key, entries in lease_files(store.bytes).items():
+        if key not in live and max(entry.modified for entry in entries) < before:
+            yield from entries
+
+
+def _counting(store: Store, keep: int, before: float, leased: set[str]) -> Iterator[RunRecord]:
     done: Counter[str] = Counter()
     pins = store.pins()
     for run in store.runs():
         recent = (run.ended or run.started) / 1000 > before
-        if done[run.experiment] < keep or run.run_id in pins or run.state == "running" or recent:
+        busy = run.state == "running" or run.run_id in leased
+        if done[run.experiment] < keep or run.run_id in pins or busy or recent:
             yield run
         done[run.experiment] += run.state == "done"
 
@@ -121,7 +142,7 @@ def _condemned(store: Store, roots: _Roots, before: float) -> tuple[dict[str, li
         kind: [entry for key, entry in entries.items() if key not in live[kind] | young[kind]]
         for kind, entries in found.items()
     }
-    return gone, len(artifacts)
+    return gone | {"leases": list(_old_leases(store, roots.leased, before))}, len(artifacts)
 
 
 def _closed(start: frozenset[str] | set[str], manifests: Mapping[str, Manifest]) -> set[str]:

@@ -35,6 +35,13 @@ def test_seeds_depend_on_the_path_and_the_stream_alone(store):
     assert len({one.seed("epoch", 3), *others}) == 4
 
 
+def test_an_item_of_a_shard_has_the_seeds_that_it_would_have_alone(store):
+    several = context_of(store, stream=(0, "task", {"first": 0, "last": 3}))
+    alone = context_of(store, stream=(0, "task", {"walk": 2}))
+    assert several.seed("epoch", 3, item={"walk": 2}) == alone.seed("epoch", 3)
+    assert several.seed("epoch", 3, item={"walk": 1}) != alone.seed("epoch", 3)
+
+
 def test_news_are_told_once(store):
     context = context_of(store)
     context.log({"loss": 1.0}, 0)

@@ -1,14 +1,16 @@
 """What the tests run in processes of its own: `python child.py VERB STORE ...`."""
 
+import hashlib
 import json
 import os
 import resource
 import sys
+import time
 from pathlib import Path
 
 from orchestrator.errors import LimbeckError
 from orchestrator.keys import digest
-from orchestrator.store import Folder, RunRecord, StageRecord, Store
+from orchestrator.store import Folder, Lease, Leases, RunRecord, StageRecord, Store, open_bytes
 from orchestrator.task import Output
 
 WATCHED = {"open", "os.mkdir", "os.link", "os.rename", "os.remove"}
@@ -124,10 +126,25 @@ def race(root: str, me: str, rounds: str) -> None:
 
 def absent(root: str, me: str, rounds: str) -> None:
     """Races for names by put_if_absent; prints which ones it won."""
-    space = Folder(root)
+    space = open_bytes(root)
     say("ready")
     sys.stdin.readline()
     say(json.dumps([n for n in range(int(rounds)) if space.put_if_absent(f"names/{n}", me.encode() * 999)]))
+
+
+def upload(root: str, name: str, size: str) -> None:
+    """Puts one large object."""
+    open_bytes(root).put(name, b"x" * int(size))
+    say("done")
+
+
+def fetch(root: str, name: str, times: str) -> None:
+    """Asks for the local copy of a file, in a process that has none; prints its digest each time."""
+    space = open_bytes(root)
+    say("ready")
+    sys.stdin.readline()
+    for _ in range(int(times)):
+        say(hashlib.sha256(space.local(name).read_bytes()).hexdigest())
 
 
 def commit_forever(root: str) -> None:
@@ -197,6 +214,38 @@ def opened(root: str) -> None:
     say(sorted(Store.open(root, create=False).shard_keys()))
 
 
+def hold(root: str, number: str, times: str, *dies: str) -> None:
+    """Takes a lease so many times, and adds one to the number in a file each time while it holds it."""
+    leases, file = Leases(Store.open(root).bytes), Path(number)
+    left = int(times)
+    while left:
+        lease = leases.take(digest("hold"))
+        if not isinstance(lease, Lease):
+            time.sleep(0.005)
+            continue
+        before = int(file.read_text()) if file.exists() else 0
+        time.sleep(0.01)
+        if dies:
+            os._exit(9)
+        file.write_text(str(before + 1))
+        leases.release(lease)
+        left -= 1
+
+
+def keep(root: str, key: str) -> None:
+    """Keeps a lease alive until it is lost."""
+    leases = Leases(Store.open(root).bytes)
+    lease = leases.take(key)
+    assert isinstance(lease, Lease)
+    say("taken")
+    while leases.beat(lease):
+        time.sleep(0.05)
+    say("lost")
+
+
 if __name__ == "__main__":
-    verbs = (crash, finish, race, absent, commit_forever, reuse, outputs, too_large, full, opened)
+    verbs = (
+        crash, finish, race, absent, upload, fetch, commit_forever, reuse, outputs, too_large, full, opened,
+        hold, keep,
+    )  # fmt: skip
     {verb.__name__: verb for verb in verbs}[sys.argv[1]](*sys.argv[2:])

@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
+import s3
 
 from orchestrator.keys import digest
-from orchestrator.store import FileRef, InputRef, RunRecord, StageRecord, Store
+from orchestrator.store import FileRef, InputRef, RunRecord, StageRecord, Store, open_bytes
 from orchestrator.task import Output
 
 HERE = Path(__file__).parent
@@ -86,9 +88,46 @@ def store(tmp_path) -> Store:
     return Store.open(str(tmp_path / "store"))
 
 
+@pytest.fixture(scope="session")
+def filler() -> type[Filler]:
+    """For stores elsewhere."""
+    return Filler
+
+
 @pytest.fixture
 def fill(store) -> Filler:
     return Filler(store)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A real S3 server with one bucket, `bucket`."""
+    with s3.serving() as running:
+        running.bucket("bucket")
+        yield running
+
+
+@pytest.fixture
+def wire(server, monkeypatch, tmp_path):
+    """What lies between this process and the server; the environment leads to it, and the cache is empty."""
+    with s3.wired(server) as wire:
+        s3.environment(monkeypatch, wire.url, LIMBECK_CACHE=str(tmp_path / "cache"))
+        yield wire
+
+
+@pytest.fixture
+def bucket(wire):
+    """The URI of a fresh place in the bucket."""
+    return f"s3://bucket/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def places(request, tmp_path):
+    """Makes fresh places for bytes, in a folder and in an object store."""
+    if request.param == "s3":
+        request.getfixturevalue("wire")
+    root = "s3://bucket" if request.param == "s3" else str(tmp_path / "places")
+    return lambda: open_bytes(f"{root}/{uuid.uuid4().hex}")
 
 
 @pytest.fixture
