@@ -14,6 +14,9 @@ from orchestrator.feasibility import GB, Offer
 
 _OBJECT_STORE_BYTES = 200 * 10**6
 """Ray carries only small answers: data goes through the store."""
+_KEEP_FREED = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+"""For workers' glibc: a large block that is freed serves the next step of a training as it is. Else it goes back
+to the system after every operation, and is zeroed anew for the next."""
 
 
 def offer(disk_bytes: int | None = None) -> Offer:
@@ -32,7 +35,8 @@ def offer(disk_bytes: int | None = None) -> Offer:
 def session(offered: Offer) -> Iterator[None]:
     """A Ray with just these resources while the context lasts."""
     _use_token()
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    for name, value in {"RAY_DEDUP_LOGS": "0", **_KEEP_FREED}.items():
+        os.environ.setdefault(name, value)
     import ray  # after these: Ray reads its settings when it is imported
 
     try:

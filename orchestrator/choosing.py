@@ -8,7 +8,7 @@ from orchestrator.feasibility import Offer
 from orchestrator.keys import digest
 from orchestrator.task import Choices, Json, Needs
 
-_WORTH = 1.05
+_WORTH = 1.15
 """A choice further down the list has to be this much faster: what is smaller is simpler, and noise is noise."""
 _HOPELESS = 0.9
 """Where a choice is this much slower than the best so far, those after it are not tried."""
@@ -30,11 +30,8 @@ class Trial:
 
 
 def choice_key(task: str, version: int, choices: Choices) -> str:
-    """Under which key the outcome is pinned: what it depends on and what there was to choose from."""
-    settings = [dict(setting) for setting in choices.settings]
-    return digest(
-        {"task": task, "version": version, "depends_on": dict(choices.depends_on), "settings": settings}
-    )
+    """Under which key the outcome is pinned. Not by how much there is to do: more work later goes on as begun."""
+    return digest({"task": task, "version": version, "depends_on": dict(choices.depends_on)})
 
 
 def with_threads(needs: Needs, asked: Resources, threads: int, offer: Offer) -> Needs:

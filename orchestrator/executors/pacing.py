@@ -1,5 +1,6 @@
 """Measures what the user left open: as many workers as would work, side by side on the device at hand."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ class _Pacer:
 
         if self._device == "cuda":
             return str(torch.cuda.get_device_name())
-        return f"{torch.get_num_threads()} cores"
+        return f"{len(os.sched_getaffinity(0))} cores"
 
     def pace(self, settings: Mapping[str, Json], threads: int) -> float:
         import torch

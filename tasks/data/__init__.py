@@ -1,6 +1,6 @@
 """Datasets, the transforms that networks see them through, and augmentation."""
 
-from .augment import GROUPS, augment, check_strategy
+from .augment import GROUPS, Drawn, augment, check_strategy, draw
 from .dataset import OWN, READERS, Dataset
 from .image_data import ImageData, Split
 from .transform import Transform
@@ -10,9 +10,11 @@ __all__ = [
     "OWN",
     "READERS",
     "Dataset",
+    "Drawn",
     "ImageData",
     "Split",
     "Transform",
     "augment",
     "check_strategy",
+    "draw",
 ]

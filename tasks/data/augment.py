@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import grid_sample
 
 BRIGHTNESS = 1.0
 SATURATION = 2.0
@@ -29,7 +30,17 @@ class Group(NamedTuple):
     draw: Callable[[int, int, int, Generator], Tensor]
     """(number of images, height, width, generator) to parameters, a row each."""
     apply: Callable[[Tensor, Tensor], Tensor]
-    """Images (N, C, H, W) and parameters (N, ...) to images."""
+    """Images (N, C, H, W) and parameters (N, k) to images."""
+    parameters: int
+    """k"""
+
+
+class Drawn(NamedTuple):
+    """What chance decides in one call."""
+
+    group: str
+    parameters: Tensor
+    """(N, k), a row for each image."""
 
 
 def augment(images: Tensor, strategy: str, generator: Generator, siamese: bool = False) -> Tensor:
@@ -38,14 +49,19 @@ def augment(images: Tensor, strategy: str, generator: Generator, siamese: bool =
     With `siamese` all images share one draw of the parameters, so that two batches augmented by generators
     in the same state undergo the same.
     """
-    groups = check_strategy(strategy)
-    if not groups:
+    if not strategy:
         return images
-    assert generator.device.type == "cpu", generator.device
     number, _, height, width = images.shape
-    chosen = GROUPS[groups[int(torch.randint(len(groups), (), generator=generator))]]
-    parameters = chosen.draw(1 if siamese else number, height, width, generator)
-    return chosen.apply(images, parameters.expand(number, -1).to(images))
+    drawn = draw(strategy, 1 if siamese else number, height, width, generator)
+    return GROUPS[drawn.group].apply(images, drawn.parameters.expand(number, -1).to(images))
+
+
+def draw(strategy: str, number: int, height: int, width: int, generator: Generator) -> Drawn:
+    """What `augment` would do to `number` images of `height` x `width`; `strategy` is not empty."""
+    assert generator.device.type == "cpu", generator.device
+    groups = check_strategy(strategy)
+    chosen = groups[int(torch.randint(len(groups), (), generator=generator))]
+    return Drawn(chosen, GROUPS[chosen].draw(number, height, width, generator))
 
 
 def check_strategy(strategy: str) -> tuple[str, ...]:
@@ -71,9 +87,10 @@ def _color(images: Tensor, uniform: Tensor) -> Tensor:
     """Brightness, saturation, then contrast."""
     brightness, saturation, contrast = (column[:, None, None, None] for column in uniform.unbind(1))
     images = images + (brightness - 0.5) * BRIGHTNESS
-    grey = images.mean(1, keepdim=True)
-    images = (images - grey) * (saturation * SATURATION) + grey
-    mean = images.mean((1, 2, 3), keepdim=True)
+    if images.shape[1] > 1:
+        grey = images.mean(1, keepdim=True)
+        images = (images - grey) * (saturation * SATURATION) + grey
+    mean = images.flatten(1).mean(1)[:, None, None, None]
     return (images - mean) * (contrast + CONTRAST) + mean
 
 
@@ -137,12 +154,24 @@ def _draw_rotate(number: int, height: int, width: int, generator: Generator) -> 
 
 
 def _rotate(images: Tensor, angles: Tensor) -> Tensor:
-    """Bilinear. By gathering, as the backward pass of `grid_sample` is not deterministic on a GPU."""
-    number, channels, height, width = images.shape
+    """Bilinear, 0 outside."""
+    rows, columns = (place[:, :, None] for place in _from_centre(images))
+    columns = columns.transpose(1, 2)
     cos, sin = angles.cos()[:, :, None], angles.sin()[:, :, None]
-    rows, columns = _from_centre(images)
-    source_rows = (cos * rows[:, :, None] + sin * columns[:, None, :]) + (height - 1) / 2
-    source_columns = (cos * columns[:, None, :] - sin * rows[:, :, None]) + (width - 1) / 2
+    if torch.is_grad_enabled() and images.requires_grad:
+        return _gathered(images, cos * rows + sin * columns, cos * columns - sin * rows)
+    # grid_sample is several times as fast; it counts columns first, in halves of a side. But its backward
+    # pass is not deterministic on a GPU and cannot be differentiated again.
+    down, across = (2 / side for side in images.shape[2:])
+    from_row = torch.stack([-across * sin * rows, down * cos * rows], -1)
+    from_column = torch.stack([across * cos * columns, down * sin * columns], -1)
+    return grid_sample(images, from_row + from_column, align_corners=False)
+
+
+def _gathered(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Bilinear samples at the positions (N, H, W), in pixels from the middle; 0 outside."""
+    number, channels, height, width = images.shape
+    source_rows, source_columns = rows + (height - 1) / 2, columns + (width - 1) / 2
     top, left = source_rows.floor(), source_columns.floor()
     flat = images.flatten(2)
     result = torch.zeros_like(flat)
@@ -183,11 +212,11 @@ def _resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 GROUPS = MappingProxyType(
     {
-        "color": Group(_draw_color, _color),
-        "crop": Group(_draw_crop, _crop),
-        "cutout": Group(_draw_cutout, _cutout),
-        "flip": Group(_draw_flip, _flip),
-        "scale": Group(_draw_scale, _scale),
-        "rotate": Group(_draw_rotate, _rotate),
+        "color": Group(_draw_color, _color, 3),
+        "crop": Group(_draw_crop, _crop, 2),
+        "cutout": Group(_draw_cutout, _cutout, 2),
+        "flip": Group(_draw_flip, _flip, 1),
+        "scale": Group(_draw_scale, _scale, 2),
+        "rotate": Group(_draw_rotate, _rotate, 1),
     }
 )

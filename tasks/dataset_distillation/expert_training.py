@@ -1,19 +1,31 @@
-"""One expert's training: SGD on a flat weight vector, with the smoothing of AST as options.
+"""The training of an expert, or of a stack of them as one program: SGD on flat weight vectors, with the
+smoothing of AST as options. Every value of a stack has the axis of its members in front.
 
 Sources: MTT (Cazenavette et al. 2022, "Dataset Distillation by Matching Training Trajectories") and AST
 (Shen, Yang, Lam 2023, arXiv 2310.10541); the formulas follow the authors' code.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 Model = Callable[[Tensor, Tensor], Tensor]
-Loss = Callable[[Tensor, int, Tensor], Tensor]
-"""loss(weights (P,), number of the batch, indices of its images)."""
+"""(weights (*S, P), images (*S,N,C,H,W)) to logits (*S,N,K), S being nothing or the number of experts."""
+
+
+class Batch(NamedTuple):
+    """One step's data; of a stack, each member's own."""
+
+    images: Tensor
+    """(*S,N,C,H,W)"""
+    augmented: Tensor
+    """The same, augmented."""
+    labels: Tensor
+    """(*S,N)"""
 
 
 def loss_scale(epoch: int) -> float:
@@ -22,28 +34,23 @@ def loss_scale(epoch: int) -> float:
 
 
 def gradient_penalty(model: Model, weights: Tensor, images: Tensor) -> Tensor:
-    """AST's penalty 2 mean_(batch,H,W) (||v||_2 - 1)^2, a scalar differentiable in the weights.
+    """AST's penalty 2 mean_(batch,H,W) (||v||_2 - 1)^2, (*S,), differentiable in the weights.
 
-    v is the gradient of the sum of all logits by the images (N,C,H,W); its norm is over the channels.
+    v is the gradient of the sum of all logits by the images; its norm is over the channels.
     """
     images = images.detach().requires_grad_()
     (slope,) = torch.autograd.grad(model(weights, images).sum(), images, create_graph=True)
-    return 2 * (torch.linalg.vector_norm(slope, dim=1) - 1).square().mean()
+    return 2 * (torch.linalg.vector_norm(slope, dim=-3) - 1).square().mean((-3, -2, -1))
 
 
 def expert_loss(
-    model: Model,
-    weights: Tensor,
-    images: Tensor,
-    augmented: Tensor,
-    labels: Tensor,
-    *,
-    scale: float = 1.0,
-    penalty: float = 0.0,
+    model: Model, weights: Tensor, batch: Batch, *, scale: float = 1.0, penalty: float = 0.0
 ) -> Tensor:
-    """scale * cross entropy on the augmented images + penalty * gradient penalty on the plain ones."""
-    loss = scale * functional.cross_entropy(model(weights, augmented), labels)
-    return loss + penalty * gradient_penalty(model, weights, images) if penalty else loss
+    """scale * cross entropy on the augmented images + penalty * gradient penalty on the plain ones, (*S,)."""
+    logits = model(weights, batch.augmented)
+    each = functional.cross_entropy(logits.flatten(0, -2), batch.labels.flatten(), reduction="none")
+    loss = scale * each.view(batch.labels.shape).mean(-1)
+    return loss + penalty * gradient_penalty(model, weights, batch.images) if penalty else loss
 
 
 def learning_rate(epoch: int, *, lr: float, decay: float, epochs: int) -> float:
@@ -70,20 +77,19 @@ class Optimizer:
         weights.sub_(velocity, alpha=self.lr)
 
 
-def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """A random permutation of 0..count-1 in pieces of `size`, the last one perhaps smaller."""
-    return iter(torch.randperm(count, generator=generator).split(size))
-
-
 def train_epoch(
-    loss: Loss, weights: Tensor, velocity: Tensor, optimizer: Optimizer, order: Iterator[Tensor]
-) -> float:
-    """One pass over `order`, changing weights and velocity (P,) in place; the mean loss of its batches."""
+    loss: Callable[[Tensor, Batch], Tensor],
+    weights: Tensor,
+    velocity: Tensor,
+    optimizer: Optimizer,
+    batches: Iterable[Batch],
+) -> Tensor:
+    """One step a batch, changing weights and velocity (*S, P) in place; the mean loss of the batches, (*S,)."""
     losses = []
-    for number, indices in enumerate(order):
+    for batch in batches:
         variable = weights.detach().requires_grad_()
-        value = loss(variable, number, indices)
-        (gradient,) = torch.autograd.grad(value, variable)
+        value = loss(variable, batch)
+        (gradient,) = torch.autograd.grad(value.sum(), variable)
         optimizer.step(weights, velocity, gradient)
         losses.append(value.detach())
-    return float(torch.stack(losses).mean())
+    return torch.stack(losses).mean(0)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from orchestrator.task import (
     Artifact,
+    Choices,
     Context,
     Facts,
     Needs,
@@ -25,10 +26,12 @@ from orchestrator.task import (
     ShardFiles,
     Task,
 )
-from tasks.data import Dataset, Transform, augment, check_strategy
+from tasks.data import Dataset, Transform, check_strategy
+from tasks.dataset_distillation.expert_pace import Shape, pace, stacks_to_try
+from tasks.dataset_distillation.expert_stack import Chance, Epoch
 from tasks.dataset_distillation.expert_training import (
+    Batch,
     Optimizer,
-    batches,
     expert_loss,
     learning_rate,
     loss_scale,
@@ -42,8 +45,11 @@ from tasks.dataset_distillation.trajectories import (
     PRECISIONS,
     close_trajectories,
     flat_model,
+    numbers,
     prepare,
     snapshot_tensors,
+    stack_identity,
+    stack_output,
     trajectory_facts,
 )
 from tasks.nets import Network, parameter_count
@@ -58,6 +64,9 @@ class ExpertConfig(Settings):
     """The network that is trained; width and depth left out follow the image size."""
     experts: Annotated[int, Role.PLAN] = Field(default=100, gt=0)
     """Number of experts. More of them reuse the ones already trained."""
+    stack: Annotated[int | None, Role.PLAN] = Field(default=None, gt=0)
+    """Number of experts that train as one program, and are one shard; none: the fastest on the device at hand,
+    measured once. Their paths do not depend on it, beyond rounding."""
     epochs: int = Field(default=50, gt=0)
     """Epochs of the whole schedule."""
     last_epoch: int | None = Field(default=None, gt=0)
@@ -107,12 +116,12 @@ class ExpertConfig(Settings):
 
 @dataclass
 class Training:
-    """An expert under way: weights, velocity (P,); snapshots so far, one more than losses, one an epoch."""
+    """S experts under way: weights, velocity (S,P); snapshots so far, one more than losses, one an epoch."""
 
     weights: Tensor
     velocity: Tensor
     snapshots: list[Tensor]
-    losses: list[float]
+    losses: list[list[float]]
 
     def progress(self) -> Progress:
         tensors = {
@@ -131,10 +140,10 @@ class Training:
 class ExpertTrajectories(Task[ExpertConfig]):
     """Trains experts on real images and keeps their weights after every epoch.
 
-    One shard is one expert, resumable after every epoch.
+    One shard is one expert, or a stack of them that train as one program; resumable after every epoch.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     makes: ClassVar[str] = KIND
     Config: ClassVar[type[Settings]] = ExpertConfig
     needs: ClassVar[Needs] = Needs(memory_gb=2.0)
@@ -155,73 +164,94 @@ class ExpertTrajectories(Task[ExpertConfig]):
         c, h, w = facts["shape"]
         weights = parameter_count(Network.model_validate(facts["network"]), (c, h, w), facts["classes"])
         size = weights * (config.kept_epochs + 1) * PRECISIONS[config.precision].itemsize
-        return [Shard(identity={"expert": expert}, disk_bytes=size) for expert in range(config.experts)]
+        stack, every = config.stack or 1, range(config.experts)
+        stacks = [every[first : first + stack] for first in every[::stack]]
+        return [Shard(identity=stack_identity(own), disk_bytes=size * len(own)) for own in stacks]
+
+    @classmethod
+    def choices(cls, config: ExpertConfig, facts: Facts, device: str) -> Choices | None:
+        if config.stack is not None:
+            return None
+        expert_bytes = cls.shards(config, facts)[0].disk_bytes
+        stacks = stacks_to_try(device, experts=config.experts, expert_bytes=expert_bytes)
+        if len(stacks) == 1:
+            return None
+        settings = [{"stack": stack} for stack in stacks]
+        return Choices(depends_on=_shape(config, facts).depends_on(), settings=settings)
+
+    @classmethod
+    def pace(cls, config: ExpertConfig, facts: Facts, device: str) -> float:
+        return pace(flat_model(facts, device), _shape(config, facts), config.stack or 1, device)
 
     def __init__(
         self, config: ExpertConfig, inputs: Mapping[str, Artifact], facts: Facts, context: Context
     ) -> None:
         self.config, self.facts = config, facts
+        self.model = flat_model(facts, context.device)
         data = config.dataset.load()
         transform = Transform.fit(data.train.images, config.transform)
         self.images, self.labels = prepare(data.train, transform, context.device)
         self.test = prepare(data.test, transform, context.device)
 
     def compute(self, shard: Shard, context: Context) -> Output:
-        self.model = flat_model(self.facts, context.device, context.seed("init"))
-        state = self._begin(context)
+        experts = numbers(shard.identity)
+        state = self._begin(experts, context)
         for epoch in range(len(state.losses), self.config.kept_epochs):
-            state.losses.append(self._train(state, epoch, context))
-            self._check(state, shard, epoch)
+            state.losses.append(self._train(state, epoch, experts, context))
+            self._check(state, experts, epoch)
             state.snapshots.append(self._snapshot(state.weights))
-            context.log({"train_loss": state.losses[-1]}, step=epoch + 1)
+            context.log(_named("train_loss", experts, state.losses[-1]), step=epoch + 1)
             context.save_progress(state.progress)
-        return self._finish(state, context)
+        return self._finish(state, experts, context)
 
-    def _begin(self, context: Context) -> Training:
+    def _begin(self, experts: range, context: Context) -> Training:
         saved = context.load_progress()
         if saved is not None:
             return Training.resume(saved, context.device)
-        weights = self.model.initial()
+        seeds = [context.seed("init", item={"expert": expert}) for expert in experts]
+        weights = torch.stack([flat_model(self.facts, "cpu", seed).initial() for seed in seeds])
+        weights = weights.to(context.device)
         return Training(weights, torch.zeros_like(weights), [self._snapshot(weights)], [])
 
     def _snapshot(self, weights: Tensor) -> Tensor:
         return weights.detach().to("cpu", PRECISIONS[self.config.precision], copy=True)
 
-    def _train(self, state: Training, epoch: int, context: Context) -> float:
-        """One epoch in place; the mean training loss of its batches."""
+    def _train(self, state: Training, epoch: int, experts: range, context: Context) -> list[float]:
+        """One epoch in place; the mean training loss of its batches, for each expert."""
         config = self.config
         scale = loss_scale(epoch) if config.loss_scale else 1.0
-        order = torch.Generator().manual_seed(context.seed("epoch", epoch))
-        noise = torch.Generator().manual_seed(context.seed("augment", epoch))
 
-        def loss(weights: Tensor, number: int, indices: Tensor) -> Tensor:
-            indices = indices.to(self.images.device)
-            images, labels = self.images[indices], self.labels[indices]
-            augmented = augment(images, config.augment, noise)
+        def loss(weights: Tensor, batch: Batch) -> Tensor:
             return expert_loss(
-                self.model, weights, images, augmented, labels, scale=scale, penalty=config.gradient_penalty
+                self.model.stacked, weights, batch, scale=scale, penalty=config.gradient_penalty
             )
 
         if restarts(epoch, decay=config.lr_decay, epochs=config.epochs):
             state.velocity.zero_()
         lr = learning_rate(epoch, lr=config.lr, decay=config.lr_decay, epochs=config.epochs)
         optimizer = Optimizer(lr, config.momentum, config.weight_decay)
-        steps = batches(len(self.images), config.batch_size, order)
-        return train_epoch(loss, state.weights, state.velocity, optimizer, steps)
+        chance = [_chance(context, expert, epoch) for expert in experts]
+        drawn = Epoch.drawn(chance, self.images, config.batch_size, config.augment)
+        batches = drawn.batches(self.images, self.labels)
+        return train_epoch(loss, state.weights, state.velocity, optimizer, batches).tolist()
 
-    def _check(self, state: Training, shard: Shard, epoch: int) -> None:
-        if not math.isfinite(state.losses[-1]) or not state.weights.isfinite().all():
-            raise ValueError(
-                f"expert {shard.identity['expert']}: not finite after epoch {epoch + 1}, loss {state.losses[-1]}; "
-                f"lower lr ({self.config.lr}) or the network's depth ({self.facts['network']['depth']})"
-            )
+    def _check(self, state: Training, experts: range, epoch: int) -> None:
+        finite = state.weights.isfinite().all(dim=1).tolist()
+        for expert, loss, fine in zip(experts, state.losses[-1], finite, strict=True):
+            if not (fine and math.isfinite(loss)):
+                raise ValueError(
+                    f"expert {expert}: not finite after epoch {epoch + 1}, loss {loss}; lower lr "
+                    f"({self.config.lr}) or the network's depth ({self.facts['network']['depth']})"
+                )
 
-    def _finish(self, state: Training, context: Context) -> Output:
-        score = accuracy(self.model, state.weights, *self.test)
-        context.log({"test_accuracy": score}, step=self.config.kept_epochs)
-        return Output(
-            tensors={"weights": snapshot_tensors(self.model, torch.stack(state.snapshots))},
-            metrics={"test_accuracy": score, "train_loss": state.losses[-1]},
+    def _finish(self, state: Training, experts: range, context: Context) -> Output:
+        scores = [accuracy(self.model, weights, *self.test) for weights in state.weights]
+        context.log(_named("test_accuracy", experts, scores), step=self.config.kept_epochs)
+        snapshots = torch.stack(state.snapshots).unbind(1)
+        results = zip(experts, scores, state.losses[-1], strict=True)
+        return stack_output(
+            [snapshot_tensors(self.model, own) for own in snapshots],
+            {expert: {"test_accuracy": score, "train_loss": loss} for expert, score, loss in results},
         )
 
     @classmethod
@@ -234,3 +264,28 @@ class ExpertTrajectories(Task[ExpertConfig]):
         context: Context,
     ) -> Output:
         return close_trajectories(config.dataset, facts, shards)
+
+
+def _chance(context: Context, expert: int, epoch: int) -> Chance:
+    order, augmentation = (
+        context.seed(name, epoch, item={"expert": expert}) for name in ("epoch", "augment")
+    )
+    return Chance.seeded(order, augmentation)
+
+
+def _named(metric: str, experts: range, values: Sequence[float]) -> dict[str, float]:
+    """By expert; the one of a shard of its own needs no name."""
+    if len(experts) == 1:
+        return {metric: values[0]}
+    return {f"{metric}/expert={expert}": value for expert, value in zip(experts, values, strict=True)}
+
+
+def _shape(config: ExpertConfig, facts: Facts) -> Shape:
+    return Shape(
+        network=facts["network"],
+        image=tuple(facts["shape"]),
+        classes=facts["classes"],
+        batch_size=config.batch_size,
+        augment=config.augment,
+        penalty=config.gradient_penalty > 0,
+    )

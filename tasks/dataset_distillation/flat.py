@@ -34,6 +34,16 @@ class FlatModel:
         logits: Tensor = torch.func.functional_call(self.module, self.unflatten(weights), (images,))
         return logits
 
+    def stacked(self, weights: Tensor, images: Tensor) -> Tensor:
+        """Logits (S, N, classes) of images (S,N,C,H,W), each of S members under its own weights (S,P).
+
+        One program for all; a single member is computed as it is alone, to the bit.
+        """
+        if len(weights) == 1:
+            return self(weights[0], images[0])[None]
+        logits: Tensor = torch.func.vmap(self)(weights, images)
+        return logits
+
     def initial(self) -> Tensor:
         """A copy of the module's own weights, (P,)."""
         return torch.cat([value.detach().reshape(-1) for value in self.module.parameters()])

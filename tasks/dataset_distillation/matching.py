@@ -5,16 +5,16 @@ the authors' code. All weights are flat vectors (P,).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from tasks.dataset_distillation.adjoint import StepLoss, Student
+
 Intermediate = Literal["none", "equal", "adaptive"]
-StepLoss = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""loss(n, weights (P,), images, labels) of the student's step n; pure, so that a step can be repeated."""
 
 
 @dataclass(frozen=True)
@@ -50,29 +50,24 @@ def matching_gradient(
     """Gradient of the matching loss by images, labels (where they are floats) and step size (a scalar).
 
     The student goes from `start` by v <- momentum v + g, w <- w - step_size v for `steps` steps; the loss is
-    the sum over targets of factor * ||w_step - target||^2 / ||start - target||^2. Plain double backward
-    through all steps: memory grows with `steps`.
+    the sum over targets of factor * ||w_step - target||^2 / ||start - target||^2. Exact; holds one step's
+    graph and `steps` + 1 weight vectors (adjoint.py).
     """
-    learned = [images, step_size] + ([labels] if labels.is_floating_point() else [])
-    learned = [tensor.detach().requires_grad_() for tensor in learned]
-    labels = learned[2] if labels.is_floating_point() else labels
-    weights = start.detach().requires_grad_()
-    velocity = torch.zeros_like(start)
-    loss = torch.zeros((), dtype=start.dtype, device=start.device)
-    for step in range(steps):
-        value = step_loss(step, weights, learned[0], labels)
-        (gradient,) = torch.autograd.grad(value, weights, create_graph=True)
-        velocity = momentum * velocity + gradient if momentum else gradient
-        weights = weights - learned[1] * velocity
-        loss = loss + sum(
-            target.factor * relative_distance(weights, start, target.weights)
-            for target in targets
-            if target.step == step + 1
-        )
-    gradients = torch.autograd.grad(loss, learned)
-    return MatchingGradient(
-        loss.detach(), gradients[0], gradients[1], gradients[2] if len(learned) == 3 else None
-    )
+    student = Student(step_loss, images, labels, step_size, momentum)
+    path, last = student.run(start, steps)
+    reached = {target.step: path[target.step].detach().requires_grad_() for target in targets}
+    loss = matching_loss(reached, start, targets)
+    partials = torch.autograd.grad(loss, list(reached.values()))
+    found = student.pull_back(path, last, dict(zip(reached, partials, strict=True)))
+    return MatchingGradient(loss.detach(), found.images, found.step_size, found.labels)
+
+
+def matching_loss(path: Mapping[int, Tensor], start: Tensor, targets: Sequence[Target]) -> Tensor:
+    """The sum over targets of factor * relative distance, from the weights (P,) at their steps."""
+    terms = [
+        target.factor * relative_distance(path[target.step], start, target.weights) for target in targets
+    ]
+    return torch.stack(terms).sum()
 
 
 def relative_distance(weights: Tensor, start: Tensor, target: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from tasks.dataset_distillation.matching import (
 from tasks.dataset_distillation.matching_config import MatchingConfig, check_dataset, check_epochs
 from tasks.dataset_distillation.representative import random_indices, representative_indices
 from tasks.dataset_distillation.synthetic import SyntheticSet, cross_entropy, expert_logits, one_hot_logits
-from tasks.dataset_distillation.trajectories import flat_model, prepare, read_snapshots
+from tasks.dataset_distillation.trajectories import Expert, experts_of, flat_model, prepare, read_snapshots
 from tasks.pictures import grid
 
 
@@ -49,7 +49,7 @@ class TrajectoryMatching(Task[MatchingConfig]):
     One shard, resumable after every iteration.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     makes: ClassVar[str] = "distilled"
     Config: ClassVar[type[Settings]] = MatchingConfig
     needs: ClassVar[Needs] = Needs(memory_gb=2.0)
@@ -79,7 +79,7 @@ class TrajectoryMatching(Task[MatchingConfig]):
         self, config: MatchingConfig, inputs: Mapping[str, Artifact], facts: Facts, context: Context
     ) -> None:
         self.config, self.facts, self.device = config, facts, context.device
-        self.experts = inputs["experts"].shards
+        self.experts = experts_of(inputs["experts"].shards)
         self.last_epoch = inputs["experts"].facts["epochs"]
         self.transform = Transform.from_tensors(inputs["experts"].tensors("transform"))
         self.model = flat_model(facts, context.device)
@@ -161,14 +161,14 @@ class TrajectoryMatching(Task[MatchingConfig]):
             momentum=config.student_momentum,
         )
 
-    def _expert(self, context: Context, iteration: int) -> ShardFiles:
+    def _expert(self, context: Context, iteration: int) -> Expert:
         """Each expert once, in random order, then each again in another."""
         cycle, place = divmod(iteration, len(self.experts))
         generator = torch.Generator().manual_seed(context.seed("experts", cycle))
         return self.experts[int(torch.randperm(len(self.experts), generator=generator)[place])]
 
     def _path(
-        self, expert: ShardFiles, start_epoch: int, generator: torch.Generator
+        self, expert: Expert, start_epoch: int, generator: torch.Generator
     ) -> tuple[Tensor, list[Target]]:
         """The student's start (P,) and where it should come by and end."""
         between, epochs = self.config.intermediate_matching, self.config.expert_epochs

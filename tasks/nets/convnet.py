@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .layers import Convolution, HalvingPool
+
 Shape = tuple[int, int, int]
 """(C, H, W) of an image."""
 Norm = Literal["instance", "none"]
@@ -28,8 +30,8 @@ class ConvNet(nn.Module):
         channels = shape[0]
         for block in range(depth):
             padding = MNIST_PADDING if block == 0 and shape == MNIST_SHAPE else 1
-            layers += [nn.Conv2d(channels, width, 3, padding=padding), *norm_layer(norm, width)]
-            layers += [nn.ReLU(), nn.AvgPool2d(2)]
+            layers += [Convolution(channels, width, padding, normed=norm != "none"), *norm_layer(norm, width)]
+            layers += [nn.ReLU(inplace=True), HalvingPool()]
             channels = width
         height, width_px = (side >> depth for side in map_size(shape))
         self.features = nn.Sequential(*layers)

@@ -146,11 +146,13 @@ def drop_progress(store, number) -> None:
 
 
 ACTIONS = st.one_of(
-    st.tuples(st.just(commit), NUMBER, st.integers(0, 2)),
+    st.tuples(st.just(commit), NUMBER, st.integers(0, 1)),
     st.tuples(st.just(publish), STAGE),
     st.tuples(st.just(save_progress), NUMBER),
     st.tuples(st.just(drop_progress), NUMBER),
 )
+COMMITS = st.tuples(st.just(commit), NUMBER, st.integers(0, 1))
+WANTED = st.tuples(st.sampled_from([None, "b", *STAGES]), st.booleans())
 COLLECT = (lambda store: collect(store, apply=True),)
 ENDS = ["done", "failed"]
 RUNS = st.sampled_from(["r0", "r1", "r2"])
@@ -195,17 +197,19 @@ class StoreMachine(RuleBasedStateMachine):
     def do(self, action) -> None:
         if self._allowed(action):
             action[0](self.store, *action[1:])
+        if action[0] is commit and SHARD[action[1]] not in self.content:
+            files = self.store.shard(SHARD[action[1]]).record.files.values()
+            assert not any(self._is_rotten(ref.digest) for ref in files), "what is new is whole"
 
-    @rule(action=ACTIONS, touch=st.integers(0, 30))
-    def crash(self, action, touch) -> None:
+    @rule(action=ACTIONS, first=st.integers(0, 8), stride=st.integers(1, 5))
+    def crash(self, action, first, stride) -> None:
         if self._allowed(action):
-            self._killed(lambda: action[0](self.store, *action[1:]), touch)
+            self._killed(lambda: action[0](self.store, *action[1:]), first, stride)
 
     @rule(outer=ACTIONS, inner=ACTIONS | st.just(COLLECT), call=st.integers(1, 12))
     def race(self, outer, inner, call) -> None:
         if self._allowed(outer, beside=inner) and self._allowed(inner):
-            dropped = {f"work {SHARD[action[1]]}" for action in (outer, inner) if action[0] is drop_progress}
-            needed = self._needed() - dropped
+            needed = self._needed() - self._spent(outer) - self._spent(inner)
             self._between(outer, inner, call)
             assert needed <= self._there(), needed - self._there()
 
@@ -231,6 +235,10 @@ class StoreMachine(RuleBasedStateMachine):
         if run in self.planned:
             self._save_run(run, state, self.store.run(run).started)
 
+    @rule(run=RUNS, state=st.sampled_from(ENDS))
+    def crash_at_the_end_of_a_run(self, run, state) -> None:
+        self._killed(lambda: self.end_run(run, state), 0, 1)
+
     @rule(run=RUNS, pinned=st.booleans())
     def pin(self, run, pinned) -> None:
         if run in self.planned:
@@ -255,6 +263,14 @@ class StoreMachine(RuleBasedStateMachine):
                 assert other[1] != stage or self._quiet(other), f"{other} and {who} own {stage}"
             self.held[who, stage], self.heard[who, stage] = found, self.now
 
+    @rule(stage=st.sampled_from(LEASED), first=st.integers(0, 12))
+    def crash_at_a_lease(self, stage, first) -> None:
+        """Whoever dies there has it for as long as the others wait for a sign of life."""
+        taker = Leases(self.store.bytes, replace(Owner.here(), host="dead"), SILENCE_S, lambda: self.now)
+        found = self._killed(lambda: taker.take(KEY[stage], "r0"), first, 1)
+        if isinstance(found, Lease):
+            taker.release(found)
+
     @rule(who=WHO, stage=st.sampled_from(LEASED))
     def release(self, who, stage) -> None:
         if lease := self.held.pop((who, stage), None):
@@ -278,34 +294,48 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Upkeep.
 
-    @rule(inner=ACTIONS | st.none(), call=st.integers(1, 60), only=st.sampled_from([None, *STAGES]))
-    def collect(self, inner, call, only) -> None:
-        """`only`: days after a run that wants no more than this is done, before which the others ended."""
-        if only:
-            for run in ("r0", "r1"):
-                self.end_run(run, "failed")
-            self.begin_run("r2", {only})
-            self.end_run("r2", "done")
-            self.days_pass(set())
-        needed = self._needed()
-        if inner and inner[0] is drop_progress:
-            needed.discard(f"work {SHARD[inner[1]]}")
-        before = self._there()
-        if inner is None:
-            collect(self.store, apply=True)
-        elif self._allowed(inner):
-            self._between(COLLECT, inner, call)
-            if inner[0] is commit and SHARD[inner[1]] not in needed:
-                self.content.pop(SHARD[inner[1]], None)  # collected, and made anew with another content
+    @rule(wanted=WANTED)
+    def collect(self, wanted) -> None:
+        self._days_after(*wanted)
+        before, needed = self._there(), self._needed()
+        collect(self.store, apply=True)
         event(f"{min(9, len(before - self._there()))} artifacts, shards and states were collected")
         assert needed <= self._there(), needed - self._there()
 
-    @rule(touch=st.integers(0, 150))
-    def crash_in_a_collection(self, touch) -> None:
-        self.days_pass(set())
-        needed = self._needed()
-        self._killed(lambda: collect(self.store, apply=True), touch)
+    @rule(inner=COMMITS | ACTIONS, back=st.integers(0, 15), wanted=WANTED)
+    def collect_beside(self, inner, back, wanted) -> None:
+        """Another one comes in between, so many calls before the end."""
+        self._days_after(*wanted)
+        if not self._allowed(inner):
+            return
+        needed = self._needed() - self._spent(inner)
+        calls = Between(self.root, 0, None)
+        collect(Store(calls))
+        self._between(COLLECT, inner, max(1, -calls.left - back))
+        if inner[0] is commit and SHARD[inner[1]] not in needed:
+            self.content.pop(SHARD[inner[1]], None)  # collected, and made anew with another content
         assert needed <= self._there(), needed - self._there()
+
+    @rule(first=st.integers(0, 20), stride=st.integers(1, 4), wanted=WANTED)
+    def crash_in_a_collection(self, first, stride, wanted) -> None:
+        self._days_after(*wanted)
+        needed = self._needed()
+        self._killed(lambda: collect(self.store, apply=True), first, stride)
+        assert needed <= self._there(), needed - self._there()
+
+    def _days_after(self, stage, leased) -> None:
+        """After a run made it all, and another wants one stage alone, which may be still under a lease."""
+        if stage:
+            self.begin_run("r1", {"a", "c"})
+            for made in ("a", "c"):
+                self.make_it_all(made, 0)
+            for run in ("r0", "r1"):
+                self.end_run(run, "failed")
+            self.begin_run("r2", {stage})
+            if leased and stage in LEASED:
+                self.take(0, stage, patient=True)
+            self.end_run("r2", "done")
+            self.days_pass(set())
 
     @precondition(lambda self: self.content)
     @rule(data=st.data())
@@ -318,14 +348,16 @@ class StoreMachine(RuleBasedStateMachine):
         self.rotten.add(blob.name)
 
     @precondition(lambda self: self.rotten)
-    @rule(touch=st.none() | st.integers(0, 100))
-    def repair(self, touch) -> None:
+    @rule()
+    def repair(self) -> None:
         event("repaired")
-        if touch is not None:
-            self._killed(lambda: verify(self.store, repair=True), touch)
-        else:
-            verify(self.store, repair=True)
-            assert {problem.kind for problem in verify(self.store).problems} <= {"input"}
+        verify(self.store, repair=True)
+        assert {problem.kind for problem in verify(self.store).problems} <= {"input"}
+
+    @precondition(lambda self: self.rotten)
+    @rule(first=st.integers(0, 20), stride=st.integers(1, 4))
+    def crash_in_a_repair(self, first, stride) -> None:
+        self._killed(lambda: verify(self.store, repair=True), first, stride)
 
     # What a reader sees.
 
@@ -347,8 +379,9 @@ class StoreMachine(RuleBasedStateMachine):
         for run in reader.runs():
             assert reader.plan(run.run_id) is not None
         for number in SHARD:
+            path = f"work/{SHARD[number][:2]}/{SHARD[number]}/progress"
             progress = reader.load_progress(SHARD[number])
-            assert progress is None or progress.facts == {"n": number}
+            assert progress.facts == {"n": number} if progress else not reader.bytes.exists(path)
 
     @invariant()
     def a_lease_has_one_owner_at_most(self) -> None:
@@ -374,16 +407,24 @@ class StoreMachine(RuleBasedStateMachine):
     def _quiet(self, who) -> bool:
         return self.now - self.heard[who] >= SILENCE_S
 
-    def _killed(self, act, touch) -> None:
-        """As by SIGKILL just before its n-th touch of a file; it may come to its end before that."""
-        DEATH.arm(self.root, touch)
-        try:
-            act()
-            event("came to its end")
-        except Died:
-            event("killed")
-        finally:
-            DEATH.root = ""
+    def _spent(self, action) -> set[str]:
+        """What is no longer needed after an action."""
+        spent = action[0] in (drop_progress, commit) and action[1:]
+        return {f"work {SHARD[spent[0]]}"} if spent else set()
+
+    def _killed(self, act, first, stride) -> object:
+        """As by SIGKILL just before some touch of a file, again and again, a little later each time, until it
+        comes to its end."""
+        for touch in range(first, 1000, stride):
+            DEATH.arm(self.root, touch)
+            try:
+                return act()
+            except Died:
+                event("killed")
+            finally:
+                DEATH.root = ""
+            self.a_reader_sees_nothing_half_done()
+        raise AssertionError("it does not come to its end")
 
     def _beat(self, paused) -> None:
         newest = {stage: who for who, stage in self.held}
@@ -458,4 +499,4 @@ def test_any_order_of_commits_crashes_races_and_collections():
 
 @pytest.mark.slow
 def test_any_order_at_length():
-    run_machine(100, 50)
+    run_machine(80, 50)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.data import GROUPS, augment, check_strategy
+from tasks.data import GROUPS, augment, check_strategy, draw
 
 ALL = "color_crop_cutout_flip_scale_rotate"
 SHAPE = (6, 3, 8, 8)
@@ -109,6 +109,23 @@ def test_can_be_stacked_once_drawn(group):
     stacked = torch.func.vmap(GROUPS[group].apply)(images, parameters)
     for got, each, own in zip(stacked, images, parameters, strict=True):
         torch.testing.assert_close(got, GROUPS[group].apply(each, own))
+
+
+@pytest.mark.parametrize("strategy", [ALL, "color_rotate"])
+def test_what_is_drawn_beforehand_is_what_is_applied(strategy):
+    images, before, at_once = batch(), seeded(), seeded()
+    for _ in range(12):
+        group, parameters = draw(strategy, 6, 8, 8, before)
+        assert parameters.shape == (6, GROUPS[group].parameters)
+        expected = GROUPS[group].apply(images, parameters)
+        assert torch.equal(augment(images, strategy, at_once), expected)
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 8, 8), (4, 1, 5, 9), (2, 2, 1, 4)])
+def test_rotation_does_not_depend_on_whether_gradients_are_wanted(shape):
+    images = batch(*shape, dtype=torch.float64)
+    plain = augment(images, "rotate", seeded())
+    torch.testing.assert_close(augment(images.requires_grad_(), "rotate", seeded()), plain)
 
 
 def test_groups_are_chosen_uniformly_for_the_whole_batch():

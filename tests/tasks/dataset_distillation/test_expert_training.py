@@ -3,8 +3,8 @@ import torch
 from torch.nn import functional
 
 from tasks.dataset_distillation.expert_training import (
+    Batch,
     Optimizer,
-    batches,
     expert_loss,
     gradient_penalty,
     learning_rate,
@@ -64,12 +64,26 @@ def test_descending_the_penalty_alone_brings_the_slopes_near_one():
 
 
 def test_the_switches_add_up():
-    weights, augmented = MODEL.initial(), IMAGES.flip(3)
-    plain = functional.cross_entropy(MODEL(weights, augmented), LABELS)
-    assert torch.equal(expert_loss(MODEL, weights, IMAGES, augmented, LABELS), plain)
-    both = expert_loss(MODEL, weights, IMAGES, augmented, LABELS, scale=0.5, penalty=0.25)
+    weights, batch = MODEL.initial(), Batch(IMAGES, IMAGES.flip(3), LABELS)
+    plain = functional.cross_entropy(MODEL(weights, batch.augmented), LABELS)
+    torch.testing.assert_close(expert_loss(MODEL, weights, batch), plain)
+    both = expert_loss(MODEL, weights, batch, scale=0.5, penalty=0.25)
     expected = 0.5 * plain + 0.25 * gradient_penalty(MODEL, weights, IMAGES)
-    assert torch.allclose(both, expected, rtol=1e-12)
+    torch.testing.assert_close(both, expected)
+
+
+def test_the_loss_of_a_stack_is_that_of_each_member():
+    weights = MODEL.initial() + normal(2, MODEL.size, seed=2) / 10
+    batch = Batch(
+        normal(2, 10, 1, 6, 6), normal(2, 10, 1, 6, 6, seed=1), torch.stack([LABELS, LABELS.flip(0)])
+    )
+    alone = [
+        expert_loss(MODEL, own, Batch(*parts), scale=0.5, penalty=0.25)
+        for own, *parts in zip(weights, *batch, strict=True)
+    ]
+    torch.testing.assert_close(
+        expert_loss(MODEL.stacked, weights, batch, scale=0.5, penalty=0.25), torch.stack(alone)
+    )
 
 
 def test_the_schedule_drops_once_after_the_middle():
@@ -83,23 +97,17 @@ def test_the_schedule_drops_once_after_the_middle():
 def test_an_epoch_is_that_of_torch_sgd(momentum, decay):
     reference = MODEL.initial().requires_grad_()
     sgd = torch.optim.SGD([reference], lr=0.1, momentum=momentum, weight_decay=decay)
-    order = list(batches(10, 4, torch.Generator().manual_seed(3)))
-    for indices in order:
+    pieces = zip(IMAGES.split(4), LABELS.split(4), strict=True)
+    batches = [Batch(images, images, labels) for images, labels in pieces]
+    for batch in batches:
         sgd.zero_grad()
-        functional.cross_entropy(MODEL(reference, IMAGES[indices]), LABELS[indices]).backward()
+        functional.cross_entropy(MODEL(reference, batch.images), batch.labels).backward()
         sgd.step()
 
-    def loss(weights, number, indices):
-        assert torch.equal(indices, order[number])
-        return functional.cross_entropy(MODEL(weights, IMAGES[indices]), LABELS[indices])
+    def loss(weights, batch):
+        return functional.cross_entropy(MODEL(weights, batch.images), batch.labels)
 
     weights = MODEL.initial()
-    mean = train_epoch(loss, weights, torch.zeros_like(weights), Optimizer(0.1, momentum, decay), iter(order))
+    mean = train_epoch(loss, weights, torch.zeros_like(weights), Optimizer(0.1, momentum, decay), batches)
     assert torch.allclose(weights, reference.detach(), rtol=1e-12)
     assert mean > 0
-
-
-def test_batches_hold_every_index_once():
-    found = [piece.tolist() for piece in batches(10, 4, torch.Generator().manual_seed(0))]
-    assert [len(piece) for piece in found] == [4, 4, 2]
-    assert sorted(index for piece in found for index in piece) == list(range(10))

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from orchestrator.task import derive_seed
 from tasks.data import Dataset, Transform
 from tasks.dataset_distillation.expert_trajectories import ExpertTrajectories
-from tasks.dataset_distillation.trajectories import flat_model, read_snapshots
+from tasks.dataset_distillation.trajectories import experts_of, flat_model, read_snapshots
+from tasks.dataset_distillation.trajectory_matching import TrajectoryMatching
 from tests.tasks.harness import KilledError, equal, run_task
 
 AST = {
@@ -139,10 +140,101 @@ def test_a_diverging_expert_is_stopped_with_advice(experts_config):
         run_task(ExpertTrajectories, {**experts_config, "lr": 1e30, "experts": 1})
 
 
+@pytest.fixture(scope="module")
+def stacked(experts_config):
+    """Five of them, in stacks of two."""
+    return run_task(ExpertTrajectories, {**experts_config, "experts": 5, "stack": 2})
+
+
+@pytest.fixture(scope="module")
+def one_by_one(experts_config):
+    return run_task(ExpertTrajectories, {**experts_config, "experts": 5, "stack": 1})
+
+
+def test_a_stack_is_a_shard_and_the_last_may_be_a_lone_expert(stacked):
+    stacks = [{"first_expert": 0, "last_expert": 1}, {"first_expert": 2, "last_expert": 3}, {"expert": 4}]
+    assert [dict(shard.identity) for shard in stacked.shards] == stacks
+    assert list(stacked.shards[1].names) == ["weights_2.safetensors", "weights_3.safetensors"]
+
+
+def test_experts_do_not_depend_on_their_stack(stacked, one_by_one, experts):
+    model = flat_model(stacked.facts, "cpu")
+    pairs = list(zip(experts_of(stacked.shards), experts_of(one_by_one.shards), strict=True))
+    assert [dict(member.identity) for member, _ in pairs] == [{"expert": expert} for expert in range(5)]
+    for member, alone in pairs:
+        paths = [read_snapshots(model, expert, [4, 0, 1]) for expert in (member, alone)]
+        torch.testing.assert_close(*paths, rtol=0, atol=1e-5)
+        assert member.metrics == pytest.approx(dict(alone.metrics), abs=0.01)
+    assert stacked.metrics == pytest.approx(dict(one_by_one.metrics), abs=0.005)
+    assert same(one_by_one.shards[1].tensors("weights"), experts.shards[1].tensors("weights"))
+
+
+def test_a_stack_tells_of_each_expert(stacked, one_by_one):
+    curves = stacked.shards[0].curves
+    for expert in range(2):
+        alone = one_by_one.shards[expert].curves
+        found = [
+            (step, {name.removesuffix(f"/expert={expert}"): value for name, value in metrics.items()})
+            for step, metrics in curves
+        ]
+        for (step, metrics), (expected_step, expected) in zip(found, alone, strict=True):
+            assert step == expected_step
+            assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=0.01)
+
+
+def test_matching_does_not_depend_on_the_stack(stacked, one_by_one):
+    config = {
+        "images_per_class": 1,
+        "iterations": 4,
+        "student_steps": 2,
+        "expert_epochs": 1,
+        "max_start_epoch": 3,
+    }
+    found, expected = (
+        run_task(TrajectoryMatching, config, {"experts": experts}).shards[0].tensors("synthetic")["images"]
+        for experts in (stacked, one_by_one)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("kill_after", [1, 3])
+def test_a_stack_killed_and_resumed_is_undisturbed(stacked, experts_config, kill_after):
+    config, progress = {**experts_config, "experts": 5, "stack": 2}, {}
+    with pytest.raises(KilledError):
+        run_task(ExpertTrajectories, config, progress=progress, kill_after=kill_after)
+    assert equal(run_task(ExpertTrajectories, config, progress=progress), stacked)
+
+
+def test_more_experts_keep_the_stacks_there_are(stacked, experts_config):
+    config = ExpertTrajectories.Config(**{**experts_config, "experts": 8, "stack": 2})
+    shards = ExpertTrajectories.shards(config, stacked.facts)
+    assert [shard.identity for shard in shards[:2]] == [shard.identity for shard in stacked.shards[:2]]
+    written = sum(value.nbytes for value in experts_of(stacked.shards)[0].tensors("weights").values())
+    assert [shard.disk_bytes for shard in shards] == [2 * written] * 4
+
+
+def test_a_stack_stops_with_the_expert_that_diverges(experts_config):
+    config = {**experts_config, "lr": 1e30, "experts": 2, "stack": 2}
+    with pytest.raises(ValueError, match=r"expert \d: not finite after epoch 1, loss .*; lower lr"):
+        run_task(ExpertTrajectories, config)
+
+
+def test_the_stack_is_left_to_measurement_where_there_is_a_choice(experts, experts_config):
+    config = ExpertTrajectories.Config(**{**experts_config, "experts": 4})
+    offered = ExpertTrajectories.choices(config, experts.facts, "cpu")
+    assert list(offered.settings) == [{"stack": 1}, {"stack": 2}]
+    assert offered.depends_on["image"] == [1, 8, 8]
+    assert ExpertTrajectories.pace(config, experts.facts, "cpu") > 0
+    for settled in ({"stack": 2}, {"experts": 3}):
+        config = ExpertTrajectories.Config(**{**experts_config, "experts": 4, **settled})
+        assert ExpertTrajectories.choices(config, experts.facts, "cpu") is None
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"experts": 0}, "greater than 0"),
+        ({"stack": 0}, "greater than 0"),
         ({"epochs": 0}, "greater than 0"),
         ({"last_epoch": 9}, "last_epoch 9 lies beyond epochs 4"),
         ({"augment": "crop_rotat"}, "did you mean 'rotate'"),

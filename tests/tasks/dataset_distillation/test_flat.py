@@ -60,3 +60,11 @@ def test_prediction_does_not_depend_on_the_batch_size():
     assert torch.allclose(predict(model, model.initial(), images, batch_size=3), whole, atol=1e-12)
     assert accuracy(model, model.initial(), images, whole.argmax(dim=1)) == 1
     assert accuracy(model, model.initial(), images, (whole.argmax(dim=1) + 1) % 3) == 0
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_stack_runs_as_its_members_do(members):
+    model = small_network()
+    weights, images = normal(members, model.size), normal(members, 5, 1, 6, 6, seed=1)
+    alone = torch.stack([model(*pair) for pair in zip(weights, images, strict=True)])
+    torch.testing.assert_close(model.stacked(weights, images), alone)

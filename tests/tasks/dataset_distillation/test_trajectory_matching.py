@@ -155,7 +155,7 @@ class Recorded:
     """A shard that writes down which rows are read of it."""
 
     def __init__(self, shard, read):
-        self.shard, self.read = shard, read
+        self.shard, self.read, self.identity = shard, read, shard.identity
 
     def tensors(self, name, rows=None):
         self.read.append(None if rows is None else list(rows))
