@@ -93,7 +93,7 @@ class EvaluateDistilled(Task[EvaluateConfig]):
     One shard, a cell, trains one network on one set. No control depends on the distilled set.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     makes: ClassVar[str] = "scores"
     Config: ClassVar[type[Settings]] = EvaluateConfig
     needs: ClassVar[Needs] = Needs(memory_gb=2.0)
