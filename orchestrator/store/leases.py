@@ -76,13 +76,14 @@ class Sight:
 class Watch:
     """Since when (by the watcher's clock, in seconds) a lease has looked as it does."""
 
-    heard: tuple[int, bytes]
+    heard: tuple[int, bytes, bytes]
+    """Generation, claim and heartbeat: after a collection another claim may have the same number."""
     since: float
 
 
 def watched(before: Watch | None, sight: Sight, now: float) -> Watch:
     """The watch after a sight that was taken at `now` or later."""
-    heard = (sight.generation, sight.heart)
+    heard = (sight.generation, sight.body, sight.heart)
     return before if before and before.heard == heard else Watch(heard, now)
 
 

@@ -105,10 +105,10 @@ def test_silence_counts_from_the_last_change(sights):
     watch, now, changed = None, 0.0, 0.0
     for generation, heart, later in sights:
         now += later
-        if watch is None or watch.heard != (generation, heart):
+        if watch is None or watch.heard != (generation, b"", heart):
             changed = now
         watch = watched(watch, Sight(generation, heart=heart), now)
-        assert watch == Watch((generation, heart), changed)
+        assert watch == Watch((generation, b"", heart), changed)
 
 
 # One process
@@ -157,6 +157,17 @@ def test_a_watcher_that_slept_does_not_count_its_own_sleep(store, watcher, clock
     assert isinstance(watcher.take(KEY), Sight)
     clock.now = 1000
     other.beat(lease)
+    assert isinstance(watcher.take(KEY), Sight)
+
+
+def test_a_new_claim_of_an_old_number_is_no_silent_one(store, fill, watcher, clock):
+    """The watcher saw generation 1 before all was collected; another generation 1 is not silent since then."""
+    assert isinstance(Leases(store.bytes, ELSEWHERE).take(KEY), Lease)
+    assert isinstance(watcher.take(KEY), Sight)
+    fill.age()
+    collect(store, apply=True)
+    assert isinstance(Leases(store.bytes, ELSEWHERE).take(KEY), Lease)
+    clock.now = 3 * 24 * 3600
     assert isinstance(watcher.take(KEY), Sight)
 
 
