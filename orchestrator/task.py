@@ -231,7 +231,7 @@ class Task(ABC, Generic[ConfigT]):
 
         Tried for about a second, without the data. Several workers do so side by side.
         """
-        raise NotImplementedError(f"{cls.__name__} offers choices, but no pace to choose by")
+        raise TypeError(f"{cls.__name__} offers choices, but no pace to choose by")
 
     @abstractmethod
     def __init__(
