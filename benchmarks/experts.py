@@ -20,18 +20,18 @@ its launches, and the last one waits for the device; only the sum counts. It was
 import argparse
 import json
 import math
-import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 import torch
+from _team import KEEP_FREED, Team
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -52,8 +52,6 @@ LR = 0.01
 STRATEGY = "color_crop_cutout_flip_scale_rotate"
 PLAIN_THREADS = 2
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-CONTEXT = multiprocessing.get_context("spawn")
-KEEP_FREED = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 PARTS = ("loading", "augmentation", "forward, backward, step", "snapshot", "test")
 
 
@@ -219,47 +217,6 @@ def plain_convnet(shape: tuple[int, int, int], classes: int, width: int, depth: 
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * side * side, classes))
 
 
-class Team:
-    """Worker processes that do the same thing at the same time."""
-
-    def __init__(self, case: Case, size: int, stack: ExitStack, variables: Mapping[str, str]) -> None:
-        self.pipes = []
-        with environment(variables):
-            for _ in range(size):
-                here, there = CONTEXT.Pipe()
-                process = CONTEXT.Process(target=serve, args=(case, there), daemon=True)
-                process.start()
-                stack.callback(process.join)
-                stack.callback(here.send, None)
-                self.pipes.append(here)
-
-    def ask(self, workers: int, method: str, *arguments: int) -> list[Any]:
-        """The answers of so many of them."""
-        for pipe in self.pipes[:workers]:
-            pipe.send((method, arguments))
-        return [pipe.recv() for pipe in self.pipes[:workers]]
-
-
-@contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Starts processes under these variables."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def serve(case: Case, pipe: Connection) -> None:
-    """Does what is asked until nothing more is."""
-    worker = Worker(case)
-    while (asked := pipe.recv()) is not None:
-        method, arguments = asked
-        pipe.send(getattr(worker, method)(*arguments))
-
-
 def arrangement(case: Case, team: Team, cores: int) -> Trial:
     """Workers, threads and experts a program, chosen as the engine does before the first shard."""
     data = Data.loaded(case.dataset)
@@ -338,8 +295,8 @@ def compare(case: Case, cores: int) -> Found:
     kept: list[dict[str, float]] = []
     ours: list[dict[str, float]] = []
     with ExitStack() as stack:
-        team = Team(case, cores if DEVICE == "cpu" else 1, stack, KEEP_FREED)
-        other = Team(case, 1, stack, {})
+        team = Team(partial(Worker, case), cores if DEVICE == "cpu" else 1, stack, KEEP_FREED)
+        other = Team(partial(Worker, case), 1, stack, {})
         best = arrangement(case, team, cores)
         experts = best.settings["stack"]
         for _ in range(case.rounds):

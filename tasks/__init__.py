@@ -5,6 +5,7 @@ TASKS = {
     "import_trajectories": "tasks.dataset_distillation.import_trajectories:ImportTrajectories",
     "trajectory_matching": "tasks.dataset_distillation.trajectory_matching:TrajectoryMatching",
     "evaluate_distilled": "tasks.dataset_distillation.evaluate_distilled:EvaluateDistilled",
+    "loss_sweep": "tasks.ensloss.loss_sweep:LossSweep",
     "import_distilled": "tasks.dataset_distillation.import_distilled:ImportDistilled",
 }
 

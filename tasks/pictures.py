@@ -1,13 +1,14 @@
 """Pictures as PNG bytes: grids of images, bar charts. No display, no global state, always the same bytes."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
@@ -100,6 +101,25 @@ def bars(
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=min(4, len(series)), frameon=False)
+    return png(figure)
+
+
+def panels(
+    painters: Sequence[Callable[["Axes"], None]], *, width: float, height: float, legend: bool = False
+) -> bytes:
+    """A PNG of panels side by side, each drawn by one of `painters`; sizes in inches. With `legend` the entries
+    of the first panel stand below all of them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    for axes, paint in zip(figure.subplots(1, len(painters), squeeze=False)[0], painters, strict=True):
+        paint(axes)
+        axes.spines[["top", "right"]].set_visible(False)
+    if legend:
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=max(1, int(width / 2.5)), frameon=False
+        )
     return png(figure)
 
 

@@ -1,11 +1,14 @@
 """What all tests share: one thread, and files that they write go to folders of their own."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: bits depend on it, and so does the time
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `pytest &` has children ignore it, for good
 
 settings.register_profile("limbeck", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("limbeck")  # a busy machine is no failure

@@ -1,0 +1,6 @@
+"""Two-class problems: tables and pairs of image classes, split, encoded and scaled for a network."""
+
+from .data import BinaryData, BinarySplit
+from .dataset import NAMES, BinaryDataset
+
+__all__ = ["NAMES", "BinaryData", "BinaryDataset", "BinarySplit"]

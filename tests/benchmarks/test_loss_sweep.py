@@ -1,0 +1,19 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "loss_sweep.py"
+
+
+@pytest.mark.slow
+def test_ends_with_its_figures():
+    command = [sys.executable, str(SCRIPT), "--small"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=240)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["ratio"] > 0
+    assert figures["ratio_depth_3"] > 0
+    assert figures["cells_per_hour"] > 0
+    assert figures["arrangement"].keys() == {"workers", "threads", "stack"}
