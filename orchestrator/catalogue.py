@@ -52,18 +52,21 @@ def source_digest(target: str) -> str:
         if spec is None or spec.origin is None:
             continue
         seen[name] = Path(spec.origin).read_bytes()
-        todo += [found for found in _imports(seen[name], package) if found not in seen]
+        within = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]
+        todo += [found for found in _imports(seen[name], package, within) if found not in seen]
     joined = b"".join(name.encode() + b"\0" + seen[name] for name in sorted(seen))
     return hashlib.sha256(joined).hexdigest()[:32]
 
 
-def _imports(source: bytes, package: str) -> set[str]:
+def _imports(source: bytes, package: str, within: str) -> set[str]:
+    """Modules of `package` that a source imports; `within` is the package that its relative imports start from."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = importlib.util.resolve_name("." * node.level + (node.module or ""), within)
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
     return {name for name in found if name.partition(".")[0] == package and _is_module(name)}
 
 

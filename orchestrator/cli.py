@@ -82,6 +82,20 @@ def plan(
 
 
 @app.command()
+def tune(
+    experiment: ExperimentPath,
+    overrides: Overrides = None,
+    store: StoreUri = DEFAULT_STORE,
+    tracking: TrackingUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search over the experiment's `search` block with Ray Tune; the same command resumes."""
+    from orchestrator.verbs import tuning
+
+    tuning.tune(experiment, overrides or [], store, tracking, as_json)
+
+
+@app.command()
 def runs(
     store: StoreUri = DEFAULT_STORE,
     pin: Annotated[str | None, typer.Option(metavar="RUN", help="Keep this run's artifacts.")] = None,

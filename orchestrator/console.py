@@ -103,6 +103,11 @@ class Console:
         """What a person should know of a stage."""
         self._above(f"{stage}: {text}")
 
+    def under_way(self, name: str, text: str, details: Sequence[str] = ()) -> None:
+        """What goes on: a line now and then; on a terminal it stands, with one more for each detail."""
+        self._lines = {name: f"{name}: {text}", **{detail: f"  {detail}" for detail in details}}
+        self._draw(name)
+
     def close(self) -> None:
         """Leaves the terminal as it was."""
         if self._live:

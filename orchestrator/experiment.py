@@ -63,6 +63,8 @@ class ExperimentOptions(Settings):
     """Every random stream starts from it."""
     stages: dict[str, dict[str, Any]] = Field(min_length=1)
     """Stage name to its task and settings."""
+    search: dict[str, Any] | None = None
+    """What `limbeck tune` reads; in no key."""
 
     @field_validator("name")
     @classmethod
@@ -96,7 +98,7 @@ class Experiment:
     seed: int
     stages: tuple[Stage, ...]
     document: Mapping[str, Any]
-    """The plain values, overrides included."""
+    """The plain values, overrides included, without the `search` block."""
     overrides: tuple[str, ...]
 
     @property
@@ -107,10 +109,8 @@ class Experiment:
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Reads and validates. UserError names file, line, field, what was found and expected."""
-    document = read_document(path)
-    for text in overrides:
-        document.override(*_override(text, document))
-    options = _validate(ExperimentOptions, document.values, (), document)
+    document = read_experiment(path, overrides)
+    options = validated(ExperimentOptions, document.values, (), document)
     raw = {name: _split(name, settings, document) for name, settings in options.stages.items()}
     order = _sorted_by_reference({name: _references(name, raw, document) for name in raw}, document)
     axes: dict[str, dict[str, tuple[Any, ...]]] = {}
@@ -121,7 +121,16 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         axes[name] = _merge([axes[source] for source in references.values()]) | own
         for point in _points(axes[name]):
             stages.append(_instance(name, stage_options, settings, references, point, axes, document))
-    return Experiment(options.name, options.seed, tuple(stages), document.values, tuple(overrides))
+    values = {name: value for name, value in document.values.items() if name != "search"}
+    return Experiment(options.name, options.seed, tuple(stages), values, tuple(overrides))
+
+
+def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Document:
+    """The plain values and where each was written, overrides included; nothing is checked yet."""
+    document = read_document(path)
+    for text in overrides:
+        document.override(*_override(text, document))
+    return document
 
 
 def parse_settings(model: type[Settings], values: Mapping[str, Any]) -> Settings:
@@ -150,7 +159,7 @@ def _split(name: str, settings: dict[str, Any], document: Document) -> tuple[Sta
             f"and none of {', '.join(ExperimentOptions.model_fields)}"
         )
     engine = {key: value for key, value in settings.items() if key in StageOptions.model_fields}
-    options = _validate(StageOptions, engine, where, document)
+    options = validated(StageOptions, engine, where, document)
     try:
         task = find_task(options.task)
     except UserError as error:
@@ -165,11 +174,11 @@ def _check_axis(
 ) -> None:
     field = axis.split(".")[0]
     if field not in model.model_fields:
-        raise UserError(_say(where, document, f"no such setting; {nearest(field, model.model_fields)}"))
+        raise UserError(complaint(where, document, f"no such setting; {nearest(field, model.model_fields)}"))
     if field in input_fields(model):
-        raise UserError(_say(where, document, "a matrix cannot vary an input; write one stage for each"))
+        raise UserError(complaint(where, document, "a matrix cannot vary an input; write one stage for each"))
     if not values or len({json.dumps(value) for value in values}) != len(values):
-        raise UserError(_say(where, document, f"found {list(values)}, expected different values"))
+        raise UserError(complaint(where, document, f"found {list(values)}, expected different values"))
 
 
 def _references(
@@ -187,11 +196,11 @@ def _references(
         if field not in marked:
             expected = f"only {', '.join(marked)} can" if marked else "none of its settings can"
             raise UserError(
-                _say(where, document, f"{value} names a stage, but this setting cannot; {expected}")
+                complaint(where, document, f"{value} names a stage, but this setting cannot; {expected}")
             )
         if match[1] not in raw:
             raise UserError(
-                _say(where, document, f"{value}: there is no such stage; {nearest(match[1], raw)}")
+                complaint(where, document, f"{value}: there is no such stage; {nearest(match[1], raw)}")
             )
         found[field] = match[1]
     return found
@@ -259,7 +268,7 @@ def _instance(
     for axis in options.matrix:
         _put(values, axis.split("."), point[f"{name}.{axis}"])
     task = find_task(options.task)
-    config = _validate(task.Config, values, ("stages", name), document)
+    config = validated(task.Config, values, ("stages", name), document)
     sources = {field: _instance_name(source, point, axes[source]) for field, source in references.items()}
     for field in input_fields(task.Config):
         value = getattr(config, field)
@@ -267,7 +276,7 @@ def _instance(
             continue
         if not _ARTIFACT_ID.fullmatch(value):
             expected = 'expected "${stage}" or the 32 hex digits of an artifact (`limbeck artifacts ls`)'
-            raise UserError(_say(("stages", name, field), document, f"found {value!r}, {expected}"))
+            raise UserError(complaint(("stages", name, field), document, f"found {value!r}, {expected}"))
         sources[field] = value
     return Stage(_instance_name(name, point, axes[name]), options, config, sources)
 
@@ -283,9 +292,10 @@ def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
 SettingsT = typing.TypeVar("SettingsT", bound=Settings)
 
 
-def _validate(
+def validated(
     model: type[SettingsT], values: Mapping[str, Any], where: Where, document: Document
 ) -> SettingsT:
+    """`values`, which were written at `where`, as a Config; UserError names the place of each mistake."""
     try:
         return model.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
@@ -298,13 +308,13 @@ def _explain(model: type[BaseModel], detail: Mapping[str, Any], where: Where, do
     found, field = detail["input"], (*where, *location)
     if detail["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1])
-        if where:
+        if where[:1] == ("stages",):
             known = known | (set(StageOptions.model_fields) if len(location) == 1 else set())
-        return _say(field, document, f"unknown key; {nearest(location[-1], known)}")
+        return complaint(field, document, f"unknown key; {nearest(location[-1], known)}")
     if detail["type"] == "missing":
-        return _say(field, document, "missing; it has to be given")
+        return complaint(field, document, "missing; it has to be given")
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return _say(field, document, f"found {_brief(found)}: {message}")
+    return complaint(field, document, f"found {_brief(found)}: {message}")
 
 
 def _brief(value: Any) -> str:
@@ -312,7 +322,8 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _say(where: Where, document: Document, message: str) -> str:
+def complaint(where: Where, document: Document, message: str) -> str:
+    """A message with the file, the line and the name of what it is about."""
     return f"{document.place(where)}: {'.'.join(where)}: {message}"
 
 

@@ -113,6 +113,11 @@ class Projection:
     def _on_run_started(self, event: Event) -> None:
         self._describe(self._run("", event["t"]), event["params"], event["tags"])
 
+    def _on_files(self, event: Event) -> None:
+        """A folder that is gone by now has nothing to show."""
+        if Path(event["folder"]).is_dir():
+            self.backend.files(self._run("", event["t"]), Path(event["folder"]), event["below"])
+
     def _on_stage_started(self, event: Event) -> None:
         run = self._run(event["stage"], event["t"])
         self._describe(run, event["params"], {"task": event["task"], **event["tags"]})
@@ -167,11 +172,32 @@ class Projection:
             self._experiment = self.backend.experiment(self._started["experiment"])
         self._runs = self._runs or self._find(self._experiment)
         if stage not in self._runs:
-            nested = {"mlflow.parentRunId": self._run("", t), "limbeck.stage": stage} if stage else {}
-            tags = {**self._identity(), **nested}
-            name = stage or self._started["experiment"]
+            tags = {**self._identity(), **self._nested(stage, t)}
+            name = stage or self._name()
             self._runs[stage] = self.backend.create(self._experiment, name, t, tags)
         return self._runs[stage]
+
+    def _nested(self, stage: str, t: int) -> dict[str, str]:
+        """The tags that put a stage below its run, and a trial below its search."""
+        search = self._started.get("search")
+        if stage:
+            return {"mlflow.parentRunId": self._run("", t), "limbeck.stage": stage}
+        return {"mlflow.parentRunId": self._parent(search, t), "limbeck.search": search} if search else {}
+
+    def _parent(self, search: str, t: int) -> str:
+        """MLflow's run of a search: found, or made where a trial comes to it before the search itself."""
+        assert self._experiment is not None
+        found = self.backend.find(self._experiment, "limbeck.run_id", search)
+        if found:
+            return found[0][0]
+        tags = {**self._identity(), "limbeck.run_id": search}
+        return self.backend.create(self._experiment, self._started["experiment"], t, tags)
+
+    def _name(self) -> str:
+        """A trial is shown by its number, which its id ends with."""
+        if self._started.get("search"):
+            return f"trial {self._started['run_id'].rpartition('-')[2]}"
+        return str(self._started["experiment"])
 
     def _find(self, experiment: str) -> dict[str, str]:
         """MLflow's runs of this run by stage; the oldest, should there be two."""

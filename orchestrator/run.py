@@ -21,6 +21,8 @@ from orchestrator.store import Leases, RunRecord, StageRecord, Store
 _WAIT_S = 0.2
 _REPLAYED_SHARDS = 200
 """A cached stage with more shards than this shows its final metrics in the tracker, not all curves."""
+OnMetrics = Callable[[str, str, int, Mapping[str, float]], None]
+"""Is told what a shard logs: stage, shard, step, values."""
 
 
 @dataclass
@@ -40,9 +42,22 @@ class _Progress:
 
 
 class Run:
-    """One walk over a plan. `go` returns the record; `request_stop` may be called from a signal handler."""
+    """One walk over a plan. `go` returns the record; `request_stop` may be called from a signal handler.
 
-    def __init__(self, plan: Plan, record: RunRecord, store: Store, spool: Spool, console: Console) -> None:
+    `search` is the id of the search whose trial it is.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        record: RunRecord,
+        store: Store,
+        spool: Spool,
+        console: Console,
+        on_metrics: OnMetrics | None = None,
+        search: str | None = None,
+    ) -> None:
+        self._on_metrics, self._search = on_metrics, search
         self._plan, self._store, self._spool, self._console = plan, store, spool, console
         self.record = record
         self._keeper = Keeper(Leases(store.bytes), record.run_id)
@@ -97,6 +112,7 @@ class Run:
             run_id=self.record.run_id, experiment=experiment.name,
             params=_flat({"seed": experiment.seed, "stages": experiment.document["stages"]}),
             tags={"commit": commit() or "", "overrides": " ".join(experiment.overrides)},
+            search=self._search,
         )  # fmt: skip
 
     def _settled(self) -> bool:
@@ -216,6 +232,8 @@ class Run:
                     plan.name, shard, entry["step"], entry["values"], time_ms=entry["time_ms"]
                 )
                 self._console.metrics(plan.name, entry["values"])
+                if self._on_metrics:
+                    self._on_metrics(plan.name, shard, entry["step"], entry["values"])
             for picture in news["previews"]:
                 self._spool.preview(
                     plan.name,

@@ -50,10 +50,21 @@ class Spool:
             self._remember(event)
 
     def run_started(
-        self, run_id: str, experiment: str, params: Mapping[str, Json], tags: Mapping[str, str]
+        self,
+        run_id: str,
+        experiment: str,
+        params: Mapping[str, Json],
+        tags: Mapping[str, str],
+        search: str | None = None,
     ) -> None:
-        """`params`: the settings under dotted names. A tag without a dot is shown as `limbeck.<tag>`."""
-        self._append("run_started", run_id=run_id, experiment=experiment, params=params, tags=tags)
+        """`params`: the settings under dotted names. A tag without a dot is shown as `limbeck.<tag>`.
+        `search`: the id of the search whose trial the run is; a search is a run too, under its own id."""
+        fields = {"search": search} if search else {}
+        self._append("run_started", run_id=run_id, experiment=experiment, params=params, tags=tags, **fields)
+
+    def files(self, folder: Path, below: str) -> None:
+        """Files of the whole run: a folder, and the place they are shown at."""
+        self._append("files", folder=str(folder), below=below)
 
     def stage_started(
         self,

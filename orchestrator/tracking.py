@@ -106,6 +106,7 @@ class Tracker:
     `read_blob` gives the bytes of a picture by its digest. New experiments in a database keep their files
     below `artifact_root`, a folder or an object store's URI; a server keeps them where it is told to.
     `earlier`, the folder runs/, has what earlier runs left delivered too, whenever there is nothing newer.
+    What other processes append to spools of their own is delivered as well: `follow` them.
     """
 
     error: str | None = None
@@ -123,6 +124,7 @@ class Tracker:
         self._root = artifact_root or spool.path.parent / "artifacts"
         self._closing, self._deadline = threading.Event(), float("inf")
         self._own = _Delivery(spool, uri, self._projection, self._expired)
+        self._followed: list[_Delivery] = []
         self._backend: _Mlflow | None = None
         spool.claim()
         with contextlib.suppress(ImportError):
@@ -130,17 +132,23 @@ class Tracker:
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
+    def follow(self, spool: Spool) -> None:
+        """Delivers what another process appends to `spool` from now on. Call it before that process begins,
+        so that no other driver takes it for one that was left behind."""
+        spool.claim()
+        self._followed.append(_Delivery(spool, self._uri, self._projection, self._expired))
+
     @property
     def refused(self) -> int:
         """Events that MLflow would not take, put aside in the spool's folder."""
-        return self._own.refused
+        return sum(delivery.refused for delivery in self._deliveries())
 
     def close(self, deadline_s: float) -> int:
         """Delivers what is left of this run, for `deadline_s` seconds at most; returns how many events remain."""
         self._deadline = time.monotonic() + deadline_s
         self._closing.set()
         self._thread.join(deadline_s)
-        return self._own.spool.left(self._uri)
+        return sum(delivery.spool.left(self._uri) for delivery in self._deliveries())
 
     def _work(self) -> None:
         backlog: list[_Delivery] | None = None
@@ -148,7 +156,8 @@ class Tracker:
         while not self._expired():
             last = self._closing.is_set()
             try:
-                self._own.drain()
+                for delivery in self._deliveries():
+                    delivery.drain()
                 self.error, delay = None, _POLL_S
                 if last:
                     break
@@ -161,7 +170,11 @@ class Tracker:
             self._wait(delay)
         for delivery in backlog or ():
             delivery.spool.close()
-        self._own.spool.release()
+        for delivery in self._deliveries():
+            delivery.spool.release()
+
+    def _deliveries(self) -> "list[_Delivery]":
+        return [self._own, *self._followed]
 
     def _backlog(self) -> "list[_Delivery]":
         """What earlier runs left; it gives way as soon as this run ends."""

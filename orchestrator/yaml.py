@@ -1,7 +1,7 @@
 """YAML to plain values, with the line of each: safe, no duplicate keys, `1e-5` is a number and `no` a word."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,13 @@ class _Loader(yaml.SafeLoader):
 _FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what the loader would take for a number."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 class Document:
@@ -56,6 +63,12 @@ def read_document(path: Path) -> Document:
         ) from error
     places: dict[Where, str] = {}
     return Document(_parse(text, str(path), places), places, str(path))
+
+
+def write_values(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML that `read_document` reads as the same values."""
+    text: str = yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, width=110, default_flow_style=None)
+    return text
 
 
 def parse_scalar(text: str) -> Any:

@@ -8,7 +8,9 @@ from hypothesis import HealthCheck, settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: bits depend on it, and so does the time
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `pytest &` has children ignore it, for good
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell's `pytest &` has children ignore it, for good
 
 settings.register_profile("limbeck", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("limbeck")  # a busy machine is no failure

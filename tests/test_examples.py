@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 from engine import Bench, digests, end, gone, working_children
-from examples_small import SMALL
+from examples_small import NEEDS, SMALL
 
 from tasks.data import Dataset
+from tasks.data.files import data_folder
 
 ROOT = Path(__file__).parent.parent
 
 
 def available(name: str) -> bool:
-    """Whether a named dataset's files are on this machine."""
+    """Whether a named dataset, or a folder of tables, is on this machine."""
+    if name == "tabular_binary":
+        return (data_folder(name, None) / "sonar.parquet").is_file()
     try:
         Dataset(name=name).content_digest()
     except (OSError, ValueError):
@@ -22,18 +25,35 @@ def available(name: str) -> bool:
 
 
 def test_every_example_is_listed():
-    assert sorted(path.name for path in (ROOT / "examples").glob("*.yaml")) == sorted(SMALL)
+    folder = ROOT / "examples"
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.yaml")) == sorted(SMALL)
+
+
+def searches(name: str) -> bool:
+    """Whether an example is one for `limbeck tune`."""
+    return "\nsearch:" in (ROOT / "examples" / name).read_text()
+
+
+def run_small(bench: Bench, verb: str, name: str):
+    if name in NEEDS and not available(NEEDS[name]):
+        pytest.skip(f"{NEEDS[name]} is not on this machine and cannot be downloaded")
+    return bench.limbeck(verb, str(ROOT / "examples" / name), *SMALL[name], "--json").json
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [name for name in SMALL if not searches(name)])
 def test_example_runs(tmp_path, name):
-    if name == "fashion_mnist.yaml" and not available("fashion_mnist"):
-        pytest.skip("Fashion-MNIST is not on this machine and cannot be downloaded")
-    bench = Bench(tmp_path)
-    answer = bench.limbeck("run", str(ROOT / "examples" / name), *SMALL[name], "--json").json
+    answer = run_small(Bench(tmp_path), "run", name)
     assert answer["state"] == "done"
     assert all(stage["digest"] for stage in answer["stages"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SMALL if searches(name)])
+def test_example_searches(tmp_path, name):
+    answer = run_small(Bench(tmp_path), "tune", name)
+    assert [row["state"] for row in answer["trials"]] == ["done", "done"]
+    assert answer["best"]["metric"] == answer["trials"][0]["metric"]
 
 
 @pytest.mark.slow

@@ -82,7 +82,12 @@ def measure(plan: StagePlan, offer: Offer, store: Store) -> Measured:
 
 def _hire(plan: StagePlan, device: str) -> Any:
     needs: Needs = plan.needs
-    options = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "memory": int(needs.memory_gb * GB)}
+    options: dict[str, Any] = {
+        "num_cpus": needs.cpus,
+        "num_gpus": needs.gpus,
+        "memory": int(needs.memory_gb * GB),
+        "scheduling_strategy": "DEFAULT",
+    }
     config = plan.stage.config.model_dump_json(exclude_unset=True)
     return ray.remote(_Pacer).options(**options).remote(plan.target, config, dict(plan.facts), device)
 

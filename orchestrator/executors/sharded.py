@@ -155,6 +155,7 @@ class ShardedStage:
             "memory": int(needs.memory_gb * GB),
             "max_concurrency": 2,
             "max_restarts": 0,
+            "scheduling_strategy": "DEFAULT",  # not the placement group of a trial that hires it
         }
         actor: Any = ray.remote(_RayWorker).options(**options).remote(self._told)
         self._crew.append(_Crew(actor, actor.load.remote()))

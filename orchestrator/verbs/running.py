@@ -11,10 +11,10 @@ from clusters import local
 from orchestrator.console import Console, duration, size
 from orchestrator.errors import Infeasible, RunFailed
 from orchestrator.experiment import load_experiment
-from orchestrator.feasibility import GB, problems
+from orchestrator.feasibility import GB, Offer, problems
 from orchestrator.identity import begin_run
 from orchestrator.places import home
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import Plan, StagePlan, make_plan
 from orchestrator.spool import EVENTS, Spool
 from orchestrator.store import RunRecord, Store, open_bytes
 from orchestrator.tracking import Tracker, default_artifacts, default_uri, uri_of
@@ -175,18 +175,23 @@ def _session(made: Plan) -> Iterator[None]:
 def _measure(made: Plan, store: Store, console: Console) -> bool:
     """Measures what the first stage that has anything open leaves open; False where none has."""
     left = next((stage for stage in made.stages if stage.active and stage.open), None)
-    if left is None or left.open is None:
-        return False
+    if left is not None:
+        measure_stage(left, made.offer, store, console)
+    return left is not None
+
+
+def measure_stage(left: StagePlan, offer: Offer, store: Store, console: Console) -> None:
+    """Measures what a stage leaves open, and pins it. Needs a Ray to be up."""
     from orchestrator.executors.pacing import measure
 
+    assert left.open is not None
     console.say(f"{left.name}: measuring {' and '.join(left.open.settings[0])} on this device")
-    found = measure(left, made.offer, store)
+    found = measure(left, offer, store)
     best = max(trial["items_per_s"] for trial in found.trials)
     chosen = ", ".join(f"{name} {value}" for name, value in found.settings.items())
     console.say(
         f"{left.name}: {chosen}, {found.threads} threads a worker ({best:.3g} items/s on {found.where})"
     )
-    return True
 
 
 def _go(made: Plan, record: RunRecord, store: Store, spool: Spool, console: Console) -> RunRecord:

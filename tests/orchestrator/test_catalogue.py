@@ -38,3 +38,25 @@ def test_a_sources_digest_covers_what_it_imports_of_its_package():
     digests = {name: source_digest(target) for name, target in TASKS.items()}
     assert len(set(digests.values())) == len(TASKS)
     assert all(len(digest) == 32 for digest in digests.values())
+
+
+LINES = {
+    "relative_one": "from .maths import one",
+    "relative_module": "from . import maths",
+    "absolute_one": "from absolute_one.maths import one",
+    "absolute_module": "import absolute_module.maths",
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_sources_digest_follows_imports_of_every_form(tmp_path, monkeypatch, name):
+    package = tmp_path / name
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "method.py").write_text(f"{LINES[name]}\n")
+    (package / "maths.py").write_text("one = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = source_digest(f"{name}.method:Task")
+    (package / "maths.py").write_text("one = 2\n")
+    source_digest.cache_clear()
+    assert source_digest(f"{name}.method:Task") != before

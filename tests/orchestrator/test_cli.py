@@ -11,6 +11,7 @@ from orchestrator.cli import app
 
 SURFACE = {
     "run": "experiment overrides --store --tracking --only --from --fresh --json",
+    "tune": "experiment overrides --store --tracking --json",
     "plan": "experiment overrides --store --only --from --fresh --json",
     "runs": "--store --pin --unpin --json",
     "tasks": "--json",

@@ -4,6 +4,7 @@ import os
 import resource
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -248,3 +249,65 @@ class Group(Task[GroupConfig]):
     ) -> Output:
         numbers = torch.cat([shard.tensors("numbers")["numbers"] for shard in shards])
         return Output(tensors={"all": {"numbers": numbers}})
+
+
+class ClimbConfig(Settings):
+    """A curve that rises to a height."""
+
+    height: float = 1.0
+    """Where it ends; below 0 it fails at once."""
+    steps: int = Field(default=5, ge=1)
+    """Points of the curve."""
+    pause_s: Annotated[float, Role.PLAN] = 0.0
+    """Seconds between two points."""
+    folder: Annotated[str, Role.PLAN] = ""
+    """Where marks are left: `climb-<height>-...` for each start, `top-<height>-...` for each end."""
+
+
+class Climb(Task[ClimbConfig]):
+    """A curve whose name is also that of the final metric, for tests of searches."""
+
+    version = 1
+    makes = "climb"
+    Config = ClimbConfig
+    needs = Needs(cpus=1, memory_gb=0.2)
+
+    @classmethod
+    def describe(cls, config: ClimbConfig, inputs: Mapping[str, Facts]) -> Facts:
+        return {}
+
+    @classmethod
+    def shards(cls, config: ClimbConfig, facts: Facts) -> Sequence[Shard]:
+        return [Shard({"climb": True})]
+
+    def __init__(
+        self, config: ClimbConfig, inputs: Mapping[str, Artifact], facts: Facts, context: Context
+    ) -> None:
+        self.config = config
+
+    def compute(self, shard: Shard, context: Context) -> Output:
+        config = self.config
+        self._mark("climb")
+        if config.height < 0:
+            raise ValueError(f"no way down to {config.height:g}")
+        for step in range(1, config.steps + 1):
+            context.log({"height": config.height * step / config.steps}, step)
+            context.save_progress(partial(Progress, {}, {"step": step}))  # where a stop is heard
+            time.sleep(config.pause_s)
+        self._mark("top")
+        return Output(metrics={"height": config.height})
+
+    @classmethod
+    def close(
+        cls,
+        config: ClimbConfig,
+        inputs: Mapping[str, Artifact],
+        facts: Facts,
+        shards: Sequence[ShardFiles],
+        context: Context,
+    ) -> Output:
+        return Output(metrics={"height": shards[0].metrics["height"]})
+
+    def _mark(self, what: str) -> None:
+        if self.config.folder:
+            (Path(self.config.folder) / f"{what}-{self.config.height:g}-{time.time_ns()}").touch()

@@ -1,0 +1,29 @@
+"""What a search leaves for people: a table, two plots and the best experiment, in its folder `results`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.experiment import load_experiment
+from orchestrator.search import overrides
+from orchestrator.searchplots import history, parallel
+from orchestrator.spaces import Space
+from orchestrator.trials import Book, Row, as_csv, best_of, ranked
+from orchestrator.yaml import write_values
+
+
+def save_results(book: Book, rows: Sequence[Row], space: Space, given: Sequence[str]) -> None:
+    """Writes trials.csv, and where a trial is done history.png, parallel.png and best.yaml."""
+    folder, best = book.results, best_of(rows, space.search)
+    (folder / "trials.csv").write_text(as_csv(ranked(rows, space.search)))
+    if best is None:
+        return
+    (folder / "history.png").write_bytes(history(rows, space.search))
+    (folder / "parallel.png").write_bytes(parallel(rows, space.search))
+    (folder / "best.yaml").write_text(_best(book, best, space, given))
+
+
+def _best(book: Book, best: Row, space: Space, given: Sequence[str]) -> str:
+    """The experiment of a trial as YAML, its overrides merged in."""
+    experiment = load_experiment(Path(book.folder / "experiment.yaml"), [*given, *overrides(best.point)])
+    head = f"# The best of search {book.id}: trial {best.number}, {space.search.metric} {best.metric:.6g}.\n"
+    return head + write_values(experiment.document)
