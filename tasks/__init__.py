@@ -19,3 +19,14 @@ DATASETS = {
     "idx": "your own: train and test name IDX image files, plain or gz, each with its labels file beside it",
     "image_folder": "your own: train and test name folders with one subfolder of images a class",
 }
+
+TWO_CLASS_DATASETS = {
+    "breast_cancer": "569 rows of 30 numbers; bundled with scikit-learn",
+    "wine": "178 rows of 13 numbers, 3 classes; bundled with scikit-learn; `positive` names those of +1",
+    "digits": "1,797 rows of 64 pixels, 10 classes; bundled with scikit-learn; `positive` names those of +1",
+    "iris": "150 rows of 4 numbers, 3 classes; bundled with scikit-learn; `positive` names those of +1",
+    "table": "your own: path names a Parquet or CSV file with a `target` column",
+    "openml": "a dataset of openml.org by its `id`; local Parquet file, else downloaded",
+    "image_pair": "the images of two `classes` of an image dataset, `images`",
+}
+"""For `datasets` of loss_sweep."""

@@ -72,6 +72,20 @@ def test_the_demo_killed_twice_ends_with_the_same_digests(tmp_path):
     assert bench.limbeck("artifacts", "verify", "--json").json["ok"]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_sweep_killed_in_the_middle_ends_with_the_same_table(tmp_path):
+    argv = ["run", str(ROOT / "examples/ensloss_quick.yaml"), *SMALL["ensloss_quick.yaml"]]
+    argv += ["sweep.epochs=20", "sweep.progress_s=0", "--json"]
+    argv += ["sweep.networks=[{name: tabular_mlp, depth: 3, width: 32}]"]
+    undisturbed = Bench(tmp_path / "undisturbed").limbeck(*argv).json
+    bench = Bench(tmp_path / "killed")
+    kill_when(bench, argv, lambda: len(list(bench.store.glob("shards/*/*.json"))) > 3 and progress(bench))
+    answer = bench.limbeck(*argv).json
+    assert digests(answer) == digests(undisturbed)
+    assert answer["stages"]["sweep"]["cached_shards"] > 3
+
+
 def progress(bench):
     return list(bench.store.glob("work/*/*/progress"))
 

@@ -20,7 +20,7 @@ from orchestrator.places import home, is_remote
 from orchestrator.provenance import environment
 from orchestrator.store import Store, open_bytes
 from orchestrator.task import Role
-from tasks import DATASETS
+from tasks import DATASETS, TWO_CLASS_DATASETS
 
 
 def tasks(as_json: bool) -> None:
@@ -37,11 +37,11 @@ def tasks(as_json: bool) -> None:
 def datasets(as_json: bool) -> None:
     """Every dataset, and the forms in which one's own may come."""
     console = Console(as_json=as_json)
+    lists = {"images": DATASETS, "two classes": TWO_CLASS_DATASETS}
+    rows = [[kind, name, about] for kind, known in lists.items() for name, about in known.items()]
     if as_json:
-        return console.answer([{"dataset": name, "about": about} for name, about in DATASETS.items()])
-    return console.table(
-        "", ["dataset", "what it is, where it lies"], [list(item) for item in DATASETS.items()]
-    )
+        return console.answer([{"kind": kind, "dataset": name, "about": about} for kind, name, about in rows])
+    return console.table("", ["for", "dataset", "what it is, where it lies"], rows)
 
 
 def schema(task: str, as_json: bool) -> None:

@@ -1,6 +1,6 @@
 """Two-class problems: tables and pairs of image classes, split, encoded and scaled for a network."""
 
 from .data import BinaryData, BinarySplit
-from .dataset import NAMES, BinaryDataset
+from .dataset import BinaryDataset
 
-__all__ = ["NAMES", "BinaryData", "BinaryDataset", "BinarySplit"]
+__all__ = ["BinaryData", "BinaryDataset", "BinarySplit"]

@@ -29,18 +29,6 @@ FIELDS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
 )
 """Name to the fields that go with it."""
 NEEDED = MappingProxyType({"table": ("path",), "openml": ("id",), "image_pair": ("images", "classes")})
-NAMES = MappingProxyType(
-    {
-        "breast_cancer": "569 rows of 30 numbers; bundled with scikit-learn; malignant is +1",
-        "wine": "178 rows of 13 numbers, 3 classes; bundled with scikit-learn; give `positive`",
-        "digits": "1,797 rows of 64 pixels, 10 classes; bundled with scikit-learn; give `positive`",
-        "iris": "150 rows of 4 numbers, 3 classes; bundled with scikit-learn; give `positive`",
-        "table": "your own: path names a Parquet or CSV file with a `target` column",
-        "openml": "a dataset of openml.org by its `id`; local Parquet file, else downloaded",
-        "image_pair": "the images of two `classes` of an image dataset",
-    }
-)
-"""Name to what it is, for listings."""
 
 
 def _strings(value: object) -> object:

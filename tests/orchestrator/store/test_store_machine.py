@@ -506,4 +506,4 @@ def test_any_order_of_commits_crashes_races_and_collections():
 
 @pytest.mark.slow
 def test_any_order_at_length():
-    run_machine(100, 50)
+    run_machine(60, 50)

@@ -9,7 +9,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.task import Digested
-from tasks.binary import NAMES, BinaryDataset
+from tasks import TWO_CLASS_DATASETS
+from tasks.binary import BinaryDataset
 from tasks.binary.dataset import FIELDS
 
 
@@ -52,7 +53,7 @@ def test_is_frozen_hashable_and_survives_its_own_dump(every):
 
 def test_every_name_is_described_and_has_its_fields():
     names = get_args(BinaryDataset.model_fields["name"].annotation)
-    assert set(names) == set(NAMES) == set(FIELDS)
+    assert set(names) == set(TWO_CLASS_DATASETS) == set(FIELDS)
 
 
 def test_labels(every, mixed_file):
