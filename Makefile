@@ -25,7 +25,10 @@ bench: $(VENV)/.installed-dev
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
 
 examples: $(VENV)/.installed
-	for file in examples/*.yaml; do $(BIN)/limbeck run $$file --store $(STORE) || exit 1; done
+	for file in examples/*.yaml; do \
+	  if grep -q '^search:' $$file; then verb=tune; else verb=run; fi; \
+	  $(BIN)/limbeck $$verb $$file --store $(STORE) || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,6 +6,7 @@ import platform
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,19 @@ _PACKAGES = ("limbeck", "ray", "torch", "numpy", "scikit-learn", "pyarrow", "saf
 def now_ms() -> int:
     """Milliseconds since 1970."""
     return time.time_ns() // 1_000_000
+
+
+def data_of(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """{name, digest, source} of each dataset that an artifact's facts name: `data_digest` beside `dataset`, or
+    `datasets` with `label` and `data`."""
+    found = [
+        {"name": one["label"], "digest": one["data"], "source": one} for one in facts.get("datasets", ())
+    ]
+    digest, dataset = facts.get("data_digest"), facts.get("dataset")
+    if digest:
+        name = dataset.get("name") if isinstance(dataset, Mapping) else None
+        found.append({"name": name or "data", "digest": digest, "source": dataset})
+    return found
 
 
 @functools.cache

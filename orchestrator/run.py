@@ -13,7 +13,7 @@ from orchestrator.executors.worker import Assignment
 from orchestrator.feasibility import Offer
 from orchestrator.keeper import Keeper
 from orchestrator.plan import Plan, StagePlan
-from orchestrator.provenance import commit, now_ms
+from orchestrator.provenance import commit, data_of, now_ms
 from orchestrator.spool import Spool
 from orchestrator.stagekeys import content_digests
 from orchestrator.store import Leases, RunRecord, StageRecord, Store
@@ -341,10 +341,12 @@ class Run:
 
 
 def _datasets(plan: StagePlan) -> list[dict[str, str]]:
-    digest, dataset = plan.facts.get("data_digest"), plan.facts.get("dataset")
-    if not digest or not dataset:
-        return []
-    return [{"name": str(dataset.get("name", "data")), "digest": str(digest), "source": json.dumps(dataset)}]
+    """As the tracker shows them; data without a known source is left out."""
+    return [
+        {"name": str(one["name"]), "digest": str(one["digest"]), "source": json.dumps(one["source"])}
+        for one in data_of(plan.facts)
+        if one["source"]
+    ]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -194,9 +194,8 @@ def _tree(artifact: str, nodes: Mapping[str, Mapping[str, Any]], indent: str) ->
     for field, ref in node.get("inputs", {}).items():
         below = _tree(ref["id"], nodes, indent + "    ")
         lines += [f"{indent}  {field}:", *below]
-    if node.get("data_digest") and not node.get("inputs"):
-        lines.append(f"{indent}    data {node['data_digest']}")
-    return lines
+    known = {} if node.get("inputs") else {one["digest"]: one["name"] for one in node.get("data", ())}
+    return lines + [f"{indent}    data {digest} ({name})" for digest, name in known.items()]
 
 
 def _node(node: Mapping[str, Any]) -> str:

@@ -151,8 +151,6 @@ class _Hunt:
     def go(self, uri: str) -> "Stop":
         """Makes what is left, and the results; says how it was ended."""
         with self._tracking(uri) as spool:
-            for row in self.rows:  # what a killed driver did not deliver
-                self._begin(row)
             self._announce(spool)
             stop = self._search()
             self._say_no_curve()

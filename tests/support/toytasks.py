@@ -260,8 +260,6 @@ class ClimbConfig(Settings):
     """Points of the curve."""
     pause_s: Annotated[float, Role.PLAN] = 0.0
     """Seconds between two points."""
-    slow_below: Annotated[float, Role.PLAN] = 0.0
-    """Lower heights take ten times as long."""
     folder: Annotated[str, Role.PLAN] = ""
     """Where marks are left: `climb-<height>-...` for each start, `top-<height>-...` for each end."""
 

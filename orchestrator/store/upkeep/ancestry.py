@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from orchestrator.errors import UserError
+from orchestrator.provenance import data_of
 from orchestrator.store.store import Store
 from orchestrator.task import Json
 
@@ -11,8 +12,8 @@ from orchestrator.task import Json
 def lineage(store: Store, artifact: str) -> dict[str, Json]:
     """{artifact, up, down}: nodes as plain JSON, nearest first, each once.
 
-    A node has id, kind, task, stage, experiment, created, digest, data_digest, source, commit, metrics and
-    inputs {field: {id, digest}}; one that the store no longer holds has its id and `missing` alone.
+    A node has id, kind, task, stage, experiment, created, digest, data [{name, digest}], source, commit, metrics
+    and inputs {field: {id, digest}}; one that the store no longer holds has its id and `missing` alone.
     """
     rows = {row.id: row for row in store.rows()}
     if artifact not in rows:
@@ -51,7 +52,7 @@ def _node(artifact: str, store: Store) -> dict[str, Json]:
         "experiment": manifest.experiment,
         "created": manifest.created,
         "digest": manifest.digest,
-        "data_digest": manifest.facts.get("data_digest"),
+        "data": [{"name": one["name"], "digest": one["digest"]} for one in data_of(manifest.facts)],
         "source": manifest.provenance.get("source"),
         "commit": manifest.provenance.get("commit"),
         "metrics": manifest.metrics,

@@ -15,7 +15,7 @@ def test_up_to_the_data_and_down_to_the_scores(store, fill, chain):
     found = lineage(store, scores)
     assert ids(found["up"]) == [distilled, experts]
     assert found["down"] == []
-    assert found["up"][1]["data_digest"] == "d0"
+    assert found["up"][1]["data"] == [{"name": "data", "digest": "d0"}]
     assert found["up"][1]["commit"] == "c0"
     assert found["up"][0]["inputs"]["field0"] == {"id": experts, "digest": store.artifact(experts).digest}
     assert found["artifact"]["stage"] == "scores"
