@@ -66,6 +66,9 @@ class BinaryDataset(Settings):
     """Number of rows kept, drawn once in the shares of the classes by a seed that the content alone decides;
     of image_pair training images, and as large a share of its test images. Default: all."""
 
+    title: str | None = Field(default=None, min_length=1, max_length=60)
+    """What tables call it; default: its name, its file's or its classes'. Not part of any shard's key."""
+
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: object) -> object:
@@ -79,7 +82,7 @@ class BinaryDataset(Settings):
     def _fields_fit_the_name(self) -> Self:
         fitting = FIELDS[self.name]
         for field in type(self).model_fields:
-            if field not in ("name", *fitting) and getattr(self, field) is not None:
+            if field not in ("name", "title", *fitting) and getattr(self, field) is not None:
                 raise ValueError(f"dataset {self.name} takes no `{field}`: leave it out, or correct `name`")
         for field in NEEDED.get(self.name, ()):
             if getattr(self, field) is None:
@@ -92,8 +95,10 @@ class BinaryDataset(Settings):
 
     @property
     def label(self) -> str:
-        """A short name for tables and identities, in the characters [a-z0-9_.-]. Two files of one name, or
-        one dataset with other positive values, have the same."""
+        """A short name for tables, in the characters [a-z0-9_.-]: the title where there is one. Two files of one
+        name, or one dataset with other positive values, have the same."""
+        if self.title is not None:
+            return slug(self.title)
         if self.path is not None:
             return slug(self.path.rpartition("/")[2].removesuffix(".gz").rpartition(".")[0])
         if self.images is not None:
@@ -101,7 +106,7 @@ class BinaryDataset(Settings):
         return self.name if self.id is None else f"openml-{self.id}"
 
     def content_digest(self) -> str:
-        """64 hexadecimal digits that depend on the content of the files and on every setting but the path.
+        """64 hexadecimal digits that depend on the content of the files and on every setting but path and title.
 
         Raises ValueError for files that are missing or cannot be read, ConnectionError where a dataset
         cannot be downloaded.
@@ -154,7 +159,7 @@ def _absolute(given: object) -> object:
 
 
 def _digest(dataset: BinaryDataset, content: str) -> str:
-    settings = dataset.model_dump(mode="json", exclude={"path", "images"}, exclude_defaults=True)
+    settings = dataset.model_dump(mode="json", exclude={"path", "images", "title"}, exclude_defaults=True)
     return hashlib.sha256(json.dumps([settings, content], sort_keys=True).encode()).hexdigest()
 
 

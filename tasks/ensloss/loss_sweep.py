@@ -30,7 +30,7 @@ from orchestrator.task import (
 from tasks.binary import BinaryDataset
 from tasks.ensloss.margin_losses import LossName
 from tasks.ensloss.stack import Stack
-from tasks.ensloss.sweep_cells import Cell, Result, cells_in, cells_of, identity
+from tasks.ensloss.sweep_cells import Cell, Result, cells_in, cells_of, identity, named
 from tasks.ensloss.sweep_pace import Shape, pace, stacks_to_try
 from tasks.ensloss.sweep_pictures import overfitting, win_loss
 from tasks.ensloss.sweep_tables import (
@@ -130,10 +130,7 @@ class LossSweep(Task[SweepConfig]):
     @classmethod
     def describe(cls, config: SweepConfig, inputs: Mapping[str, Facts]) -> Facts:
         datasets = [_described(dataset) for dataset in config.datasets]
-        labels = [entry["label"] for entry in datasets]
-        twins = sorted({label for label in labels if labels.count(label) > 1})
-        if twins:
-            raise ValueError(f"datasets: two are called {twins[0]!r}; rename one of the files")
+        _check_twins(datasets)
         for entry in datasets:
             for network in config.networks:
                 scoring_parameters(network, tuple(entry["shape"]))  # refuses what does not fit
@@ -172,12 +169,13 @@ class LossSweep(Task[SweepConfig]):
     ) -> None:
         self.config, self.facts, self.device = config, facts, context.device
         self.datasets = {dataset.label: dataset for dataset in config.datasets}
-        self.described = {entry["label"]: entry for entry in facts["datasets"]}
+        self.described = {named(entry["data"]): entry for entry in facts["datasets"]}
         self.networks = {tag: ScoringNetwork.model_validate(kept) for tag, kept in facts["networks"].items()}
 
     def compute(self, shard: Shard, context: Context) -> Output:
-        cells = cells_in(shard.identity)
-        training = self._training(cells, self.described[shard.identity["dataset"]], context)
+        entry = self.described[shard.identity["data"]]
+        cells = cells_in(shard.identity, entry["label"])
+        training = self._training(cells, entry, context)
         saved = context.load_progress()
         if saved is not None:
             training.resume(saved)
@@ -228,7 +226,12 @@ class LossSweep(Task[SweepConfig]):
         shards: Sequence[ShardFiles],
         context: Context,
     ) -> Output:
-        results = [Result.from_json(told) for shard in shards for told in shard.document("results")]
+        labels = {named(entry["data"]): entry["label"] for entry in facts["datasets"]}
+        results = [
+            Result.from_json(told, labels[shard.identity["data"]])
+            for shard in shards
+            for told in shard.document("results")
+        ]
         comparisons = compare(results)
         reference = REFERENCE if REFERENCE in config.losses else config.losses[0]
         context.preview("curves", overfitting(results))
@@ -250,6 +253,21 @@ def _described(dataset: BinaryDataset) -> dict[str, Json]:
         "label": dataset.label, "data": dataset.content_digest(), "rows": data.rows,
         "positive_rate": data.positive_rate, "shape": list(data.shape), "images": data.is_images,
     }  # fmt: skip
+
+
+def _check_twins(datasets: Sequence[Facts]) -> None:
+    """Two datasets of one name could not be told apart in a table, nor two of the same content in a shard."""
+    for what, advice in (("label", "give one of them a `title`"), ("data", "leave one of them out")):
+        seen: dict[str, Json] = {}
+        for entry in datasets:
+            if entry[what] in seen:
+                same = (
+                    f"two are called {entry['label']!r}"
+                    if what == "label"
+                    else (f"{seen[entry[what]]!r} and {entry['label']!r} hold the same data")
+                )
+                raise ValueError(f"datasets: {same}; {advice}")
+            seen[entry[what]] = entry["label"]
 
 
 def _shard(cells: Sequence[Cell], data: str) -> Shard:

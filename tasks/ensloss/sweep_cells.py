@@ -45,12 +45,15 @@ class Result:
         return {**asdict(self.cell), **reached}
 
     def to_json(self) -> Json:
-        return asdict(self)
+        """All but the dataset's name: a shard knows its data by content."""
+        told = asdict(self)
+        del told["cell"]["dataset"]
+        return told
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> "Result":
+    def from_json(cls, told: Mapping[str, Any], dataset: str) -> "Result":
         lists = {name: tuple(told[name]) for name in ("epochs", "train_curve", "test_curve")}
-        return cls(**{**told, **lists, "cell": Cell(**told["cell"])})
+        return cls(**{**told, **lists, "cell": Cell(dataset=dataset, **told["cell"])})
 
 
 def cells_of(
@@ -62,18 +65,23 @@ def cells_of(
     ]
 
 
+def named(data: str) -> str:
+    """How an identity names data by the digest of its content: files may move and be renamed."""
+    return data[:16]
+
+
 def identity(cells: Sequence[Cell], data: str) -> dict[str, Json]:
     """Of the shard that holds these cells of one dataset, whose content has the digest `data`, and one network."""
     first = cells[0]
-    where: dict[str, Json] = {"dataset": first.dataset, "network": first.network, "data": data[:16]}
+    where: dict[str, Json] = {"data": named(data), "network": first.network}
     if len(cells) == 1:
-        return {**where, "lr": first.lr, "loss": first.loss, "repeat": first.repeat}
+        return {**where, "loss": first.loss, "lr": first.lr, "repeat": first.repeat}
     return {**where, "cells": [cell.short for cell in cells]}
 
 
-def cells_in(identity: Mapping[str, Any]) -> list[Cell]:
-    """The cells of a shard."""
-    dataset, network = identity["dataset"], identity["network"]
+def cells_in(identity: Mapping[str, Any], dataset: str) -> list[Cell]:
+    """The cells of a shard; `dataset` is what its data is called."""
+    network = identity["network"]
     if "cells" not in identity:
         return [Cell(dataset, network, identity["lr"], identity["loss"], identity["repeat"])]
     parts = (short.split("/") for short in identity["cells"])

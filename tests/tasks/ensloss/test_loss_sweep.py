@@ -39,11 +39,12 @@ def keys(**changes) -> dict[str, str]:
 
 
 def results(artifact):
-    return {row["cell"]: row for shard in artifact.shards for row in map(hashable, shard.document("results"))}
-
-
-def hashable(told):
-    return {**told, "cell": tuple(told["cell"].values())}
+    """Cell to what it came to."""
+    return {
+        (shard.identity["data"], *told["cell"].values()): {**told, "cell": None}
+        for shard in artifact.shards
+        for told in shard.document("results")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +194,31 @@ def test_two_files_of_one_name_and_networks_that_do_not_fit_are_refused(tmp_path
         LossSweep.describe(config(networks=["vgg16"]), {})
 
 
+def test_a_renamed_file_and_a_title_change_no_key(tmp_path):
+    text = "x,target\n" + "".join(f"{i % 7},{i % 2}\n" for i in range(40))
+    found = []
+    for name in ("before", "after"):
+        path = tmp_path / f"{name}.csv"
+        path.write_text(text)
+        found.append(list(keys(datasets=[{"name": "table", "path": str(path)}]).values()))
+    found.append(list(keys(datasets=[{"name": "table", "path": str(path), "title": "Mine"}]).values()))
+    assert found[0] == found[1] == found[2]
+
+
+def test_one_table_may_be_several_problems_under_titles():
+    odd, first = ({"name": "wine", "positive": [f"class_{n}"]} for n in (1, 0))
+    with pytest.raises(ValueError, match="give one of them a `title`"):
+        LossSweep.describe(config(datasets=[odd, first]), {})
+    made = swept(datasets=[odd, {**first, "title": "wine 0"}], repeats=1, losses=["bce"])
+    assert {row["dataset"] for row in made.table("cells").to_pylist()} == {"wine", "wine-0"}
+
+
+def test_the_same_data_twice_is_refused():
+    twice = ["breast_cancer", {"name": "breast_cancer", "title": "again"}]
+    with pytest.raises(ValueError, match="'breast_cancer' and 'again' hold the same data"):
+        LossSweep.describe(config(datasets=twice), {})
+
+
 def test_a_rate_that_explodes_names_the_cell():
     with pytest.raises(
         ValueError, match=r"breast_cancer, mlp1x8, exponential, repeat 0.*lower lr \(1e\+30\)"
@@ -216,7 +242,7 @@ cells = st.lists(
 
 @given(cells=cells)
 def test_cells_survive_the_way_through_an_identity(cells):
-    assert cells_in(identity(cells, "0" * 64)) == cells
+    assert cells_in(identity(cells, "0" * 64), "d") == cells
 
 
 def test_stacked_cells_come_in_the_order_of_rates_losses_repeats():
