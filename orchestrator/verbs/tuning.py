@@ -51,7 +51,7 @@ def tune(
         hunt = _Hunt(space, store, book, console, tuple(overrides), share, concurrency)
         stop = hunt.go(uri)
     store.rows()
-    if as_json and not stop.asked:
+    if as_json and not stop.asked and not hunt.mistake:
         console.answer(hunt.answer())
     elif not as_json:
         hunt.show(uri)
@@ -60,6 +60,8 @@ def tune(
 
 def _verdict(hunt: "_Hunt", stop: "Stop", as_json: bool) -> None:
     """Raises what decides the exit code."""
+    if hunt.mistake:
+        raise UserError(hunt.mistake)
     if stop.asked:
         raise Interrupted(f"search {hunt.book.id} was stopped; the same command goes on from here")
     if hunt.best is None:
@@ -138,6 +140,9 @@ class _Hunt:
         self._spools: dict[str, Spool] = {}
         self._started = time.monotonic()
         self._drawn = 0.0
+        self._stop: Stop | None = None
+        self.mistake: str | None = None
+        """Of the user's, that every trial would end with."""
 
     @property
     def rows(self) -> list[Row]:
@@ -155,6 +160,8 @@ class _Hunt:
             stop = self._search()
             self._say_no_curve()
             save_results(self.book, self.rows, self.space, self._given)
+            if self.best:
+                self.store.pin(self.best.run_id)
             spool.files(self.book.results, "search")
             state = "interrupted" if stop.asked else "done" if self.best else "failed"
             spool.run_ended(state)
@@ -175,7 +182,7 @@ class _Hunt:
                 store_uri=self.store.uri, runs_folder=self._runs, share=self._share,
                 concurrency=self._concurrency, on_begin=self._begin, on_row=self._hear, on_tick=self._tick,
             )  # fmt: skip
-            stop = Stop(job)
+            self._stop = stop = Stop(job)
             with _signals(stop, self.console), contextlib.closing(self.console):
                 if ended < count:
                     self._measure()
@@ -235,6 +242,9 @@ class _Hunt:
     def _hear(self, row: Row) -> None:
         if row.state == "running":
             return
+        if row.error and row.error.startswith("search.metric: ") and self._stop:
+            self.mistake = row.error
+            self._stop.request()
         if row.state == "done" and row.metric is not None:
             done = [one for one in self.rows if one.state == "done"]
             best = self.best

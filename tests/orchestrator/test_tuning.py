@@ -106,6 +106,7 @@ def test_its_best_experiment_is_cached_as_a_whole(undisturbed):
     assert {stage["state"] for stage in made["stages"].values()} == {"cached"}
     assert made["stages"]["total"]["metrics"]["total"] == answer["best"]["metric"]
     assert "search" not in (results / "best.yaml").read_text().partition("\n")[2]
+    assert Store.open(str(bench.store), create=False).pins() == {answer["best"]["run_id"]}
     lines = list(csv.DictReader((results / "trials.csv").read_text().splitlines()))
     assert [line["state"] for line in lines] == ["done"] * 4
     assert float(lines[0]["metric"]) == answer["best"]["metric"]
@@ -126,6 +127,13 @@ def test_mlflow_has_a_parent_and_a_child_for_each_trial(undisturbed):
         assert float(child.data.params["stages.total.scale"]) == row["overrides"]["total.scale"]
         assert child.data.metrics["total.total"] == row["metric"]
         assert runs[row["run_id"], "total"].data.tags["mlflow.parentRunId"] == child.info.run_id
+
+
+def test_a_metric_that_no_trial_has_ends_the_search_at_once(tmp_path):
+    bench = Bench(tmp_path, SCALES.replace("metric: total.total", "metric: total.totel"))
+    told = tune(bench, code=2).json
+    assert "did you mean 'total'?" in told["error"]
+    assert len(list(bench.store.glob("searches/*/trials/*.json"))) < 4
 
 
 def test_a_killed_search_goes_on_to_the_same_table(tmp_path, undisturbed):

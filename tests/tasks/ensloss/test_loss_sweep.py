@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from orchestrator.experiment import parse_settings
 from orchestrator.stagekeys import shard_key
-from tasks.ensloss.loss_sweep import LossSweep, SweepConfig
+from tasks.ensloss.loss_sweep import LossSweep
 from tasks.ensloss.sweep_cells import Cell, cells_in, cells_of, identity
+from tasks.ensloss.sweep_config import SweepConfig
 from tests.tasks.harness import KilledError, run_task
 
 SMALL = {
