@@ -10,8 +10,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/limbeck run examples/digits.yaml --store $(STORE)
 
+# Most tests wait for processes that start: two at a time, each file in one piece and in order.
+JOBS ?= 2
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m "not slow"
