@@ -35,6 +35,8 @@ class Resources(Settings):
     """Main memory of each worker in GB; unset: what the task needs."""
     threads: int | None = Field(default=None, ge=1)
     """Threads that torch may use in each worker; unset: 1."""
+    ranks: int | None = Field(default=None, ge=1)
+    """Processes that compute one shard together, each with the above; unset: 1. For tasks that work in gangs."""
 
 
 class StageOptions(Settings):

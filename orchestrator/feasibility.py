@@ -40,6 +40,7 @@ def merged(needs: Needs, asked: Resources) -> Needs:
         gpus=needs.gpus if asked.gpus is None else asked.gpus,
         memory_gb=needs.memory_gb if asked.memory_gb is None else asked.memory_gb,
         threads=needs.threads if asked.threads is None else asked.threads,
+        ranks=needs.ranks if asked.ranks is None else asked.ranks,
     )
 
 

@@ -11,6 +11,10 @@ cheap. An instance *computes*: it lives in one worker, loads once, and makes one
 
 A shard's bytes may depend on the seed, the settings, the inputs and the shard's identity; never on
 order, worker, path or time. Take every random number from `context.seed(...)`.
+
+A task with `gang = True` lets several processes compute one shard together, one rank each: `Task(...)` and
+`compute` are called on every rank. How many there are is the user's choice and in no key, so the result
+may differ by rounding alone.
 """
 
 import hashlib
@@ -64,12 +68,14 @@ class Digested(Protocol):
 
 @dataclass(frozen=True)
 class Needs:
-    """What one worker of a task asks for, unless the stage's `resources` says otherwise."""
+    """What one worker of a task asks for, unless the stage's `resources` says otherwise; in a gang, each rank."""
 
     cpus: float = 1.0
     gpus: float = 0.0
     memory_gb: float = 1.0
     threads: int = 1
+    ranks: int = 1
+    """Processes that compute one shard together."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,9 @@ class Progress:
     """The state inside a long shard from which it can go on to the same result."""
 
     tensors: Mapping[str, "Tensor"]
+    """By name. In a gang each rank hands over its own ones, with names that no other rank has."""
     facts: Facts
+    """In a gang those of rank 0 count."""
 
 
 class Files(Protocol):
@@ -159,6 +167,16 @@ class Context(Protocol):
         """A torch device name: `cpu`, `cuda`."""
         ...
 
+    @property
+    def rank(self) -> int:
+        """Which of the processes that compute this shard it is; 0 outside a gang."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """How many processes compute this shard together; where it is above 1, torch.distributed is set up."""
+        ...
+
     def seed(self, *path: str | int, item: Mapping[str, Json] | None = None) -> int:
         """A 63-bit seed from the experiment's seed, the task, the shard's identity and `path`; no state.
 
@@ -168,19 +186,30 @@ class Context(Protocol):
         ...
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Adds to the curves of this shard. A value that is not finite ends the shard: nothing is published."""
+        """Adds to the curves of this shard. A value that is not finite ends the shard: nothing is published.
+
+        In a gang the values of rank 0 are kept; those of every rank are checked.
+        """
         ...
 
     def preview(self, name: str, png: bytes, step: int = 0) -> None:
-        """Shows a PNG picture while the shard runs."""
+        """Shows a PNG picture while the shard runs; in a gang that of rank 0."""
         ...
 
     def save_progress(self, make: Callable[[], Progress]) -> None:
-        """Call it at every point one could go on from. `make` is called only when a save is due."""
+        """Call it at every point one could go on from. `make` is called only when a save is due.
+
+        In a gang it is a collective call: every rank makes it at the same points, and where rank 0 finds a
+        save due, `make` is called on all of them (and may itself use collective calls). It costs one
+        broadcast of a number; once a step is often enough. All ranks' tensors are published as one.
+        """
         ...
 
     def load_progress(self) -> Progress | None:
-        """What an earlier, unfinished attempt at this shard saved last."""
+        """What an earlier, unfinished attempt at this shard saved last.
+
+        In a gang every rank gets the tensors of all ranks, whatever number of them saved.
+        """
         ...
 
 
@@ -206,6 +235,8 @@ class Task(ABC, Generic[ConfigT]):
     """The kind of artifact it makes."""
     Config: ClassVar[type[Settings]]
     needs: ClassVar[Needs] = Needs()
+    gang: ClassVar[bool] = False
+    """Whether several ranks may compute one shard: each calls `compute`, and rank 0's Output is committed."""
 
     @classmethod
     @abstractmethod

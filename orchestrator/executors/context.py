@@ -34,6 +34,9 @@ class History:
 class ShardContext:
     """Fulfils `orchestrator.task.Context` for one shard (or one closing step, whose key is the stage's)."""
 
+    rank = 0
+    world_size = 1
+
     def __init__(
         self,
         *,

@@ -65,6 +65,9 @@ class MemoryFiles:
 class MemoryContext:
     """A Context whose progress lies in a dictionary that outlives it."""
 
+    rank = 0
+    world_size = 1
+
     def __init__(
         self,
         seed: Sequence[Json],
