@@ -1,0 +1,37 @@
+"""A corpus as sequences of tokens: what every task on text starts from."""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from .chat import samples
+from .corpus import Corpus
+from .packing import Sequences, fitted, pack
+from .vocabulary import padding_id
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def sequences(corpus: Corpus, tokenizer: "PreTrainedTokenizerBase", length: int) -> Sequences:
+    """The corpus in sequences of `length` tokens, made once a process for the same content. Not to be changed.
+
+    Its `counts` say what was empty, too long, cut or left out. Raises ValueError as `Corpus.examples`, and where
+    no token is left to learn.
+    """
+    return _sequences(corpus, corpus.content_digest(), tokenizer, length)
+
+
+@lru_cache(maxsize=4)
+def _sequences(corpus: Corpus, digest: str, tokenizer: "PreTrainedTokenizerBase", length: int) -> Sequences:
+    examples = corpus.examples()
+    documents, counts = fitted(samples(examples, tokenizer, corpus), length, corpus.over_long)
+    if not documents:
+        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        raise ValueError(
+            f"corpus {corpus.path}: of {len(examples)} rows none has a token to learn within {length} ({told}); name "
+            "the field of the `response`, or raise `length`"
+        )
+    made = pack(documents, length, padding_id(tokenizer), {"rows": len(examples), **counts}, corpus.pack)
+    for array in (made.ids, made.loss_mask, made.document, made.position):
+        array.setflags(write=False)
+    return made
