@@ -102,6 +102,9 @@ class Output:
     """File name to named tensors; written as safetensors."""
     tables: Mapping[str, "pa.Table"] = field(default_factory=dict)
     """File name to table; written as Parquet. A closing table named `summary` is shown to the user."""
+    mapped: Mapping[str, "pa.Table"] = field(default_factory=dict)
+    """File name to table; written as an uncompressed Arrow file, which `Files.table` maps into memory instead of
+    reading it: for large tables of which single rows are asked for."""
     documents: Mapping[str, Json] = field(default_factory=dict)
     """File name to JSON document."""
     facts: Facts = field(default_factory=dict)
@@ -137,7 +140,10 @@ class Files(Protocol):
         that order, read without loading the rest."""
         ...
 
-    def table(self, name: str) -> "pa.Table": ...
+    def table(self, name: str) -> "pa.Table":
+        """The table `name`; one of `Output.mapped` takes memory only for what is touched of it."""
+        ...
+
     def document(self, name: str) -> Json: ...
 
 

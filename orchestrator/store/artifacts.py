@@ -27,12 +27,14 @@ def write_output(space: Bytes, output: Output) -> dict[str, FileRef]:
     """Writes every file of `output` as a blob; equal values give equal bytes. Returns names with suffix."""
     tensors = {_file_name(name, "safetensors"): value for name, value in output.tensors.items()}
     tables = {_file_name(name, "parquet"): value for name, value in output.tables.items()}
+    mapped = {_file_name(name, "arrow"): value for name, value in output.mapped.items()}
     documents = {
         _file_name(name, "json"): canonical(value, f"document {name}")
         for name, value in output.documents.items()
     }
     files = {name: _keep_tensors(space, value) for name, value in tensors.items()}
     files |= {name: _keep_table(space, value) for name, value in tables.items()}
+    files |= {name: _keep_mapped(space, value) for name, value in mapped.items()}
     files |= {name: keep_bytes(space, value) for name, value in documents.items()}
     return dict(sorted(files.items()))
 
@@ -84,8 +86,13 @@ class StoredFiles:
         return {key: _select(tensor, rows, f"{self._where}, {name}.{key}") for key, tensor in whole.items()}
 
     def table(self, name: str) -> "pa.Table":
+        """See `orchestrator.task.Files`. A table of an Arrow file is its mapping: nothing is read or decoded."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
+        if f"{name}.arrow" in self._made.files:
+            with pa.memory_map(str(self.file(f"{name}.arrow"))) as mapping:
+                return pa.ipc.open_file(mapping).read_all()
         with pq.ParquetFile(self.file(f"{name}.parquet"), memory_map=True) as opened:
             return opened.read()
 
@@ -161,6 +168,16 @@ def _keep_table(space: Bytes, table: "pa.Table") -> FileRef:
             table.combine_chunks(), file, version="2.6", data_page_version="1.0", compression="zstd",
             compression_level=3, row_group_size=_ROW_GROUP, use_dictionary=True, write_statistics=True,
         )  # fmt: skip
+        return keep_file(space, file, rows=table.num_rows)
+
+
+def _keep_mapped(space: Bytes, table: "pa.Table") -> FileRef:
+    """One batch, so that every column is one piece of memory."""
+    import pyarrow as pa
+
+    with space.scratch() as file:
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table.combine_chunks())
         return keep_file(space, file, rows=table.num_rows)
 
 

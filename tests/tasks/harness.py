@@ -8,7 +8,7 @@ To kill and resume: pass the same `progress` dictionary to a run that `kill_afte
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ class MemoryFiles:
     @property
     def names(self) -> Sequence[str]:
         kinds = {"safetensors": self.output.tensors, "parquet": self.output.tables}
-        kinds["json"] = self.output.documents
+        kinds |= {"arrow": self.output.mapped, "json": self.output.documents}
         return [f"{name}.{suffix}" for suffix, files in kinds.items() for name in files]
 
     def tensors(self, name: str, rows: Sequence[int] | None = None) -> dict[str, Tensor]:
@@ -56,7 +56,7 @@ class MemoryFiles:
         return {key: (value if rows is None else value[list(rows)]).clone() for key, value in found.items()}
 
     def table(self, name: str) -> Any:
-        return self.output.tables[name]
+        return {**self.output.mapped, **self.output.tables}[name]
 
     def document(self, name: str) -> Json:
         return self.output.documents[name]
@@ -135,7 +135,7 @@ def run_task(
 
     def finish(output: Output, used: MemoryContext, shard: Shard | None = None) -> MemoryFiles:
         packed = {name: load(save(dict(tensors))) for name, tensors in output.tensors.items()}
-        output = Output(packed, output.tables, output.documents, output.facts, output.metrics)
+        output = replace(output, tensors=packed)
         identity = shard.identity if shard else {}
         return MemoryFiles(output, identity, curves=used.curves, previews=used.previews)
 
@@ -162,6 +162,7 @@ def equal(first: MemoryFiles, second: MemoryFiles) -> bool:
         one.metrics == other.metrics
         and one.output.tensors.keys() == other.output.tensors.keys()
         and all(_same(one.tensors(name), other.tensors(name)) for name in one.output.tensors)
+        and one.output.mapped == other.output.mapped
         for one, other in pairs
     )
 

@@ -1,6 +1,8 @@
 import json
 import tempfile
 
+import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 import torch
@@ -42,6 +44,27 @@ def test_what_is_written_is_read(shard):
     assert shard.metrics == {"loss": 0.5}
     assert shard.identity == {"expert": 3}
     assert shard.record.files["t.parquet"].rows == 3
+
+
+def test_a_mapped_table_is_read_where_it_is_touched(store, fill):
+    rows = np.arange(40_000_000, dtype=np.uint8).reshape(-1, 40)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 40)
+    table = pa.table({"row": column, "blob": pa.array([b"x" * (n % 3) for n in range(len(rows))])})
+    for key in (fill.key("first"), fill.key("second")):
+        store.commit_shard(key, {}, "all", Output(mapped={"large": table, "none": table.slice(0, 0)}))
+    shard, twin = (store.shard(fill.key(name)) for name in ("first", "second"))
+    assert shard.record.files == twin.record.files
+    assert shard.names == ["large.arrow", "none.arrow"]
+    assert shard.record.files["large.arrow"].rows == len(rows)
+    shard.table("large")
+    before = psutil.Process().memory_info().rss
+    mapped = shard.table("large")
+    values = mapped["row"].chunk(0).flatten().to_numpy(zero_copy_only=True).reshape(-1, 40)
+    assert np.array_equal(values[[7, 999_999]], rows[[7, 999_999]])
+    assert psutil.Process().memory_info().rss - before < 10_000_000
+    assert mapped.schema == table.schema
+    assert mapped["blob"][5].as_py() == b"xx"
+    assert shard.table("none").num_rows == 0
 
 
 def test_views_fulfil_the_contract(store, fill, shard):
