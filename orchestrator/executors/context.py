@@ -5,16 +5,26 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 from orchestrator.store import Store
-from orchestrator.task import Json, Progress, derive_seed
+from orchestrator.task import Facts, Json, Progress, derive_seed
 
 _HISTORY = "__history__"
 
 
 class Stopped(Exception):
     """Raised inside a shard, after its progress was saved, when the run is to stop."""
+
+
+class Due(IntEnum):
+    """What a call of `save_progress` has to do."""
+
+    NOTHING = 0
+    SAVE = 1
+    STOP = 2
+    """After a save."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -84,14 +94,11 @@ class ShardContext:
 
     def save_progress(self, make: Callable[[], Progress]) -> None:
         self.beats += 1
-        stopping = self._stop.is_set()
-        if stopping or time.monotonic() - self._saved >= self._progress_s:
-            made = make()
-            history = {"metrics": self.history.metrics, "previews": self.history.previews}
-            facts = {**made.facts, _HISTORY: history}
-            self._store.save_progress(self._key, Progress(made.tensors, facts))
+        due = self._due()
+        if due is not Due.NOTHING:
+            self._publish(make())
             self._saved = time.monotonic()
-        if stopping:
+        if due is Due.STOP:
             raise Stopped(self._label)
 
     def load_progress(self) -> Progress | None:
@@ -102,6 +109,17 @@ class ShardContext:
         with self._lock:
             self.history = History(**facts.pop(_HISTORY))
         return Progress(saved.tensors, facts)
+
+    def _due(self) -> Due:
+        if self._stop.is_set():
+            return Due.STOP
+        return Due.SAVE if time.monotonic() - self._saved >= self._progress_s else Due.NOTHING
+
+    def _publish(self, made: Progress) -> None:
+        self._store.save_progress(self._key, Progress(made.tensors, self._with_history(made.facts)))
+
+    def _with_history(self, facts: Facts) -> Facts:
+        return {**facts, _HISTORY: {"metrics": self.history.metrics, "previews": self.history.previews}}
 
     def news(self) -> dict[str, Any]:
         """Which shard it is, what it logged since the last call, and how often it gave a sign of life."""

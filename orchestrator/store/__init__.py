@@ -4,7 +4,8 @@
     blobs/ab/<sha256>             content: safetensors, Parquet, JSON, pictures
     shards/ab/<key>.json          the commit of a shard
     artifacts/ab/<id>.json        the manifest of an artifact
-    work/ab/<key>/progress        working state inside a shard
+    work/ab/<key>/progress        working state inside a shard; beside it, named by their digests, the parts
+                                  that a gang's ranks wrote of it
     leases/<key>/<n>.{json,beat}   who computes a stage
     runs/<run>/{run,plan}.json, runs/<run>/failures/, pins/<run>
     index/artifacts               what `artifacts ls` shows, to be had again from the manifests

@@ -46,6 +46,28 @@ def tensor_bytes(tensors: Mapping[str, "Tensor"], metadata: dict[str, str]) -> b
     return save(_separate(tensors), metadata)
 
 
+def save_tensors(tensors: Mapping[str, "Tensor"], file: Path) -> None:
+    """As `tensor_bytes`, to a local file. Raises OSError as the disk does."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(_separate(tensors), file)
+    except SafetensorError as error:
+        # Its only errors with a number are those of the disk.
+        if code := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+        raise
+
+
+def map_tensors(file: Path) -> "dict[str, Tensor]":
+    """The tensors of a safetensors file as a private mapping of it: memory is taken as it is touched."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt", device="cpu") as opened:
+        return {name: opened.get_tensor(name) for name in sorted(opened.keys())}
+
+
 class StoredFiles:
     """Fulfils `orchestrator.task.Files`; a file is opened when it is asked for."""
 
@@ -75,12 +97,8 @@ class StoredFiles:
 
     def tensors(self, name: str, rows: Sequence[int] | None = None) -> "dict[str, Tensor]":
         """See `orchestrator.task.Files`. A tensor without axes has no rows and comes whole. What comes
-        whole is a private mapping of the file: memory is taken as it is touched."""
-        from safetensors import safe_open
-
-        file = self.file(f"{name}.safetensors")
-        with safe_open(file, framework="pt", device="cpu") as opened:
-            whole = {key: opened.get_tensor(key) for key in sorted(opened.keys())}
+        whole is as `map_tensors` has it."""
+        whole = map_tensors(self.file(f"{name}.safetensors"))
         if rows is None:
             return whole
         return {key: _select(tensor, rows, f"{self._where}, {name}.{key}") for key, tensor in whole.items()}
@@ -146,17 +164,8 @@ class StoredArtifact(StoredFiles):
 
 
 def _keep_tensors(space: Bytes, tensors: Mapping[str, "Tensor"]) -> FileRef:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     with space.scratch() as file:
-        try:
-            save_file(_separate(tensors), file)
-        except SafetensorError as error:
-            # Its only errors with a number are those of the disk.
-            if code := re.search(r"os error (\d+)", str(error)):
-                raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-            raise
+        save_tensors(tensors, file)
         return keep_file(space, file)
 
 

@@ -3,12 +3,12 @@
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from orchestrator.errors import CorruptBlob, StoreError, UserError, nearest
 from orchestrator.store import index, work
-from orchestrator.store.artifacts import CommittedShard, StoredArtifact, write_output
-from orchestrator.store.blobs import blob_path, keep_bytes
+from orchestrator.store.artifacts import CommittedShard, StoredArtifact, save_tensors, write_output
+from orchestrator.store.blobs import blob_path, hash_file, keep_bytes
 from orchestrator.store.bytes import Bytes, Entry, open_bytes
 from orchestrator.store.index import Row
 from orchestrator.store.records import (
@@ -25,6 +25,9 @@ from orchestrator.store.records import (
 )
 from orchestrator.store.runs import Runs
 from orchestrator.task import Facts, Json, Output, Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEY = re.compile(r"[0-9a-f]{32}")
 _CANDIDATES = 8
@@ -220,20 +223,47 @@ class Store(Runs):
 
     # Working state
 
-    def save_progress(self, key: str, progress: Progress) -> None:
-        """Replaces what was saved for this shard."""
-        self.bytes.put(_work(key), work.pack(progress))
+    def put_part(self, key: str, tensors: Mapping[str, "Tensor"]) -> str:
+        """Keeps one rank's tensors for a `save_progress` that is to name them; returns their digest."""
+        with self.bytes.scratch() as file:
+            save_tensors(tensors, file)
+            digest = hash_file(file)
+            self.bytes.put_file_if_absent(f"{_work(key)}/{digest}", file)
+        return digest
+
+    def save_progress(self, key: str, progress: Progress, parts: Sequence[str] = ()) -> None:
+        """Replaces what was saved for this shard; the tensors in `parts` count as of this progress."""
+        self.bytes.put(f"{_work(key)}/progress", work.pack(progress, parts))
+        if parts:
+            self._drop_work(key, {"progress", *parts})
 
     def load_progress(self, key: str) -> Progress | None:
-        """What was saved last and is whole; None where there is none."""
+        """What was saved last and is whole, the tensors of all ranks; None where there is none."""
+        path = f"{_work(key)}/progress"
         try:
-            packed = self.bytes.read(_work(key))
+            packed = self.bytes.read(path)
         except FileNotFoundError:
             return None
-        return work.unpack(packed, f"store {self.uri}, {_work(key)}")
+        found = work.unpack(packed, f"store {self.uri}, {path}")
+        if found is None:
+            return None
+        progress, tensors = found[0], dict(found[0].tensors)
+        for digest in found[1]:
+            part = work.read_part(self.bytes, f"{_work(key)}/{digest}")
+            if part is None:
+                return None
+            tensors |= part
+        return Progress(tensors, progress.facts)
 
     def drop_progress(self, key: str) -> None:
-        self.bytes.delete(_work(key))
+        self.bytes.delete(f"{_work(key)}/progress")
+        self._drop_work(key, set())
+
+    def _drop_work(self, key: str, kept: set[str]) -> None:
+        """Deletes what lies beside a progress and does not count, such as what a killed gang had begun."""
+        for entry in self.bytes.list(_work(key)):
+            if entry.path.rpartition("/")[2] not in kept:
+                self.bytes.delete(entry.path)
 
     def _entries(self, kind: str, spread: str = "") -> Iterator[tuple[str, Entry]]:
         folder = f"{kind}/{spread}" if len(spread) == 2 else kind
@@ -270,7 +300,7 @@ def record_path(kind: str, key: str) -> str:
 
 def _work(key: str) -> str:
     assert KEY.fullmatch(key), f"work key {key!r}: expected 32 hex digits"
-    return f"work/{key[:2]}/{key}/progress"
+    return f"work/{key[:2]}/{key}"
 
 
 def _metrics(output: Output, label: str) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.store.bytes import Entry
@@ -104,7 +104,7 @@ def _live_claims(store: Store) -> dict[str, Claim]:
 def _old_leases(store: Store, live: frozenset[str], before: float) -> Iterator[Entry]:
     """All files of leases that are neither live nor young: a lease goes as a whole or not at all."""
     for key, entries in lease_files(store.bytes).items():
-        if key not in live and max(entry.modified for entry in entries) < before:
+        if key not in live and _latest(entries) < before:
             yield from entries
 
 
@@ -124,9 +124,9 @@ def _condemned(store: Store, roots: _Roots, before: float) -> tuple[dict[str, li
 
     Files are listed before records are read: a commit in between has written or refreshed its files.
     """
-    found = {kind: {_key(entry): entry for entry in store.bytes.list(kind)} for kind in ("blobs", "work")}
-    found = {kind: {_key(entry): entry for entry in store.bytes.list(kind)} for kind in _RECORDS} | found
-    young = {kind: {key for key, entry in found[kind].items() if entry.modified >= before} for kind in found}
+    found = {kind: _by_key(store, kind) for kind in ("blobs", "work")}
+    found = {kind: _by_key(store, kind) for kind in _RECORDS} | found
+    young = {kind: {key for key, of in found[kind].items() if _latest(of) >= before} for kind in found}
     manifests = {key: manifest for key in found["artifacts"] if (manifest := store.manifest(key))}
 
     artifacts = _closed(roots.artifacts | young["artifacts"], manifests)
@@ -139,8 +139,8 @@ def _condemned(store: Store, roots: _Roots, before: float) -> tuple[dict[str, li
         "work": (roots.shards | roots.artifacts) - set(found["shards"]) - set(found["artifacts"]),
     }
     gone = {
-        kind: [entry for key, entry in entries.items() if key not in live[kind] | young[kind]]
-        for kind, entries in found.items()
+        kind: [entry for key in of.keys() - live[kind] - young[kind] for entry in of[key]]
+        for kind, of in found.items()
     }
     return gone | {"leases": list(_old_leases(store, roots.leased, before))}, len(artifacts)
 
@@ -172,6 +172,13 @@ def _named(store: Store, manifests: Iterable[Manifest], shards: Iterable[str]) -
     return digests
 
 
-def _key(entry: Entry) -> str:
-    """Of a record `shards/ab/KEY.json`, a file `blobs/ab/KEY` or working state `work/ab/KEY/progress`."""
-    return entry.path.split("/")[2].removesuffix(".json")
+def _by_key(store: Store, kind: str) -> dict[str, list[Entry]]:
+    """Key to its files: a record `shards/ab/KEY.json`, a file `blobs/ab/KEY`, working state `work/ab/KEY/*`."""
+    found: dict[str, list[Entry]] = {}
+    for entry in store.bytes.list(kind):
+        found.setdefault(entry.path.split("/")[2].removesuffix(".json"), []).append(entry)
+    return found
+
+
+def _latest(entries: Sequence[Entry]) -> float:
+    return max(entry.modified for entry in entries)
