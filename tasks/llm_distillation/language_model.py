@@ -1,8 +1,8 @@
 """The setting of a language model: any causal model of Hugging Face layout, or a GGUF file."""
 
 import hashlib
+from copy import deepcopy
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
@@ -11,6 +11,7 @@ from pydantic import model_validator
 from orchestrator.task import Settings
 from tasks.data.files import first_line
 
+from .gguf_files import unpacked
 from .model_files import COMMIT, ModelFiles, absolute, find
 from .quiet import quiet
 from .vocabulary import check_covers, vocabulary_size
@@ -70,15 +71,15 @@ class LanguageModel(Settings):
 
     def config(self) -> "PretrainedConfig":
         """Its architecture, without the weights; a copy of your own. Raises as `content_digest`."""
-        from copy import deepcopy
-
-        files = self.files()
-        return deepcopy(_config(files, files.digest()))
+        return deepcopy(self._described()[0])
 
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """Its tokenizer, read once a process; not to be changed. Raises as `content_digest`."""
+        return self._described()[1]
+
+    def _described(self) -> "tuple[PretrainedConfig, PreTrainedTokenizerBase]":
         files = self.files()
-        return _tokenizer(files, files.digest())
+        return _described(files, files.digest())
 
     @property
     def vocabulary(self) -> int:
@@ -88,11 +89,10 @@ class LanguageModel(Settings):
     def load(self, device: str) -> "PreTrainedModel":
         """The model on `device` in its dtype, in evaluation mode. Raises ValueError where weights are missing or do
         not fit, or the vocabulary is smaller than the tokenizer's; else as `content_digest`."""
-        check_covers(self.label, self.config(), self.tokenizer())
-        files = self.files()
-        model, told = _pretrained(
-            files, "AutoModelForCausalLM", dtype=DTYPES[self.dtype], output_loading_info=True
-        )
+        config = self.config()
+        check_covers(self.label, config, self.tokenizer())
+        options = {"config": config, "dtype": DTYPES[self.dtype], "output_loading_info": True}
+        model, told = _pretrained(self.files(), "AutoModelForCausalLM", **options)
         wrong = [*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])]
         if wrong:
             raise ValueError(
@@ -106,13 +106,12 @@ def _pretrained(files: ModelFiles, auto_class: str, **options: Any) -> Any:
     """What transformers reads from `files`, offline. ValueError in one line for whatever it cannot read."""
     import transformers
 
-    source: Path | str = files.folder
     if files.gguf is not None:
         options["gguf_file"] = files.gguf
     with quiet():
         try:
             return getattr(transformers, auto_class).from_pretrained(
-                source, local_files_only=True, trust_remote_code=False, **options
+                files.folder, local_files_only=True, trust_remote_code=False, **options
             )
         except Exception as error:
             what = {"AutoConfig": "config", "AutoTokenizer": "tokenizer"}.get(
@@ -125,10 +124,13 @@ def _pretrained(files: ModelFiles, auto_class: str, **options: Any) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _config(files: ModelFiles, digest: str) -> "PretrainedConfig":
-    return _pretrained(files, "AutoConfig")
+def _described(files: ModelFiles, digest: str) -> "tuple[PretrainedConfig, PreTrainedTokenizerBase]":
+    """Config and tokenizer."""
 
+    def read(source: ModelFiles) -> "tuple[PretrainedConfig, PreTrainedTokenizerBase]":
+        return _pretrained(source, "AutoConfig"), _pretrained(source, "AutoTokenizer")
 
-@lru_cache(maxsize=8)
-def _tokenizer(files: ModelFiles, digest: str) -> "PreTrainedTokenizerBase":
-    return _pretrained(files, "AutoTokenizer")
+    if files.gguf is None:
+        return read(files)
+    folder = unpacked(digest, lambda: read(files))
+    return read(files if folder is None else ModelFiles(folder, None))
