@@ -1,0 +1,29 @@
+"""What a student learns from: divergences, mixtures, and the loss in chunks."""
+
+from tasks.llm_distillation.losses.distillation import (
+    IGNORED,
+    LossSums,
+    check_teacher,
+    distillation_loss,
+    shifted,
+)
+from tasks.llm_distillation.losses.divergences import DIVERGENCES, divergence
+from tasks.llm_distillation.losses.mixture import Divergence, Mixture
+from tasks.llm_distillation.losses.reduction import mean_over_tokens
+from tasks.llm_distillation.losses.teachers import DenseTeacher, SampledTeacher, TopKTeacher
+
+__all__ = [
+    "DIVERGENCES",
+    "IGNORED",
+    "DenseTeacher",
+    "Divergence",
+    "LossSums",
+    "Mixture",
+    "SampledTeacher",
+    "TopKTeacher",
+    "check_teacher",
+    "distillation_loss",
+    "divergence",
+    "mean_over_tokens",
+    "shifted",
+]

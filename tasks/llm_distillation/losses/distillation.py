@@ -1,0 +1,145 @@
+"""The loss of a student: hidden states, head, labels and a teacher to sums over tokens."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tasks.llm_distillation.losses.chunked import TOTAL, RowLoss, add, blocks, chunk_rows, chunked, slices
+from tasks.llm_distillation.losses.mixture import Mixture
+from tasks.llm_distillation.losses.rows import CROSS_ENTROPY, Sums, mixture_rows
+from tasks.llm_distillation.losses.teachers import Teacher, TopKTeacher
+
+IGNORED = -100
+"""Label of a position that counts in no loss."""
+ON_ZERO_TAIL = {"reverse_kl", "symmetric_kl", "akl"}
+"""Infinite where the teacher gives a token no mass and the student does."""
+
+
+class LossSums(NamedTuple):
+    """Sums over the valid positions of one device and micro-batch; see `reduction.mean_over_tokens`."""
+
+    total: Tensor
+    """The weighted sum of all terms, a scalar; differentiable."""
+    terms: dict[str, Tensor]
+    """The sum of each term without its weight, by name; for the record."""
+    tokens: int
+    """Valid positions."""
+
+
+def distillation_loss(
+    hidden: Tensor,
+    head: Tensor,
+    labels: Tensor,
+    mixture: Mixture,
+    teacher: Teacher | None = None,
+    *,
+    kd_weight: float = 1.0,
+    vocabulary: int | None = None,
+    budget_mb: float | None = None,
+) -> LossSums:
+    """Sums of the mixture over all positions whose label is not IGNORED; logits exist chunk by chunk only.
+
+    hidden (N, d) and head (V, d): the student's last hidden states and output head. labels (N,): the token that
+    each position is to predict, so already shifted (`shifted` does it); the teacher's word at a position is about
+    the same token. `kd_weight`: what `mixture.kd_weight(step)` says. `vocabulary`: tokens that count, from 0 up; the
+    padding of either head beyond is cut (with uld alone the student's only, the teacher's tokens being others:
+    cut its head before). `budget_mb`: see `chunked.chunk_rows`. ValueError where sizes do not fit.
+    """
+    vocabulary = common_vocabulary(mixture, len(head), teacher, vocabulary)
+    positions = (labels != IGNORED).nonzero().squeeze(-1)
+    labels = labels[positions]
+    _check_labels(labels, vocabulary)
+    known = None
+    if mixture.needs_teacher:
+        assert teacher is not None
+        known = teacher.take(positions)
+        if isinstance(known, TopKTeacher) and mixture.off_support == "zero":
+            known = known.without_tail()
+    rows = mixture_loss(labels, mixture, known, kd_weight, vocabulary)
+    step = chunk_rows(head, 2 if known is not None and known.vocabulary else 1, budget_mb)
+    sums = chunked(hidden[positions], head[:vocabulary], rows, slices(len(positions), step))
+    return LossSums(sums.pop(TOTAL), sums, len(positions))
+
+
+def mixture_loss(
+    labels: Tensor, mixture: Mixture, teacher: Teacher | None, kd_weight: float, vocabulary: int
+) -> RowLoss:
+    """The mixture as a function of a chunk's logits."""
+    weights = {term.name: kd_weight * term.weight for term in mixture.divergences}
+    weights[CROSS_ENTROPY] = mixture.cross_entropy
+    of_teacher = (
+        teacher.vocabulary or vocabulary if teacher is not None and _only_uld(mixture) else vocabulary
+    )
+
+    def rows(logits: Tensor, part: slice) -> Sums:
+        sums: Sums = {}
+        said = None if teacher is None else teacher.rows(part, of_teacher)
+        for block in blocks(logits):
+            known = None if said is None else said.block(block)
+            gradient, found = mixture_rows(logits[block], known, labels[part][block], mixture, kd_weight)
+            logits[block] = gradient
+            add(sums, found)
+        sums[TOTAL] = torch.stack([weights[name] * value for name, value in sums.items()]).sum()
+        return sums
+
+    return rows
+
+
+def common_vocabulary(mixture: Mixture, student: int, teacher: Teacher | None, vocabulary: int | None) -> int:
+    """Tokens that both models know and that count; ValueError where the two heads do not fit together."""
+    if mixture.needs_teacher and teacher is None:
+        raise ValueError(
+            "the mixture has terms of a teacher, but no teacher is given; give one or leave them out"
+        )
+    size = student if vocabulary is None else vocabulary
+    if size > student:
+        raise ValueError(f"the student's head has {student} tokens, the vocabulary {size}; expected no more")
+    of_teacher = teacher.vocabulary if teacher is not None else None
+    if not mixture.needs_teacher or of_teacher is None or _only_uld(mixture):
+        return size
+    if of_teacher < size or (vocabulary is None and of_teacher != student):
+        raise ValueError(
+            f"the teacher's head has {of_teacher} tokens, the student's {student}; expected one vocabulary: give "
+            "the tokenizer's size as `vocabulary`, or use uld for two tokenizers"
+        )
+    return size
+
+
+def check_teacher(mixture: Mixture, kind: Literal["dense", "top_k", "sampled"]) -> None:
+    """ValueError where the mixture is not defined by what is known of the teacher; for planning."""
+    if kind == "dense":
+        return
+    names = {term.name for term in mixture.divergences}
+    unfit = names & {"uld"}
+    why = "needs the teacher's whole distribution: use hidden states or an online teacher"
+    if kind == "sampled":
+        unfit |= names - {"forward_kl"}
+        hot = [term.name for term in mixture.divergences if term.temperature != 1]
+        unfit |= set(hot)
+        why = "is not defined by sampled tokens: they give forward_kl at temperature 1"
+    elif mixture.off_support == "zero" and not unfit:
+        unfit = names & ON_ZERO_TAIL | {
+            term.name for term in mixture.divergences if term.name == "jsd" and term.beta == 1
+        }
+        why = "is infinite where a top-k teacher has no mass: set off_support to bucket"
+    if unfit:
+        raise ValueError(f"{', '.join(sorted(unfit))} {why}")
+
+
+def shifted(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """hidden (B, T, d) and labels (B, T) at their own place: (B(T - 1), d), and the token after each, (B(T - 1),)."""
+    return hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+
+
+def _only_uld(mixture: Mixture) -> bool:
+    """Whether the teacher may have another tokenizer."""
+    return {term.name for term in mixture.divergences} == {"uld"}
+
+
+def _check_labels(labels: Tensor, vocabulary: int) -> None:
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < vocabulary:
+        raise ValueError(
+            f"labels reach from {int(labels.min())} to {int(labels.max())}; expected 0 to {vocabulary - 1}, or "
+            f"{IGNORED} for positions that do not count"
+        )

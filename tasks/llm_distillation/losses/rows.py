@@ -1,0 +1,68 @@
+"""The mixture of losses at a few positions at once: its sums, and its gradient by the student's logits."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tasks.llm_distillation.losses.divergences import DIVERGENCES, to_logits
+from tasks.llm_distillation.losses.mixture import Divergence, Mixture
+from tasks.llm_distillation.losses.teachers import Rows, scaled
+
+CROSS_ENTROPY = "cross_entropy"
+Sums = dict[str, Tensor]
+
+
+def mixture_rows(
+    logits: Tensor, teacher: Rows | None, labels: Tensor, mixture: Mixture, kd_weight: float
+) -> tuple[Tensor, Sums]:
+    """The gradient (R, V) of the weighted sum over R positions, and each term's plain sum.
+
+    Terms of one temperature share the softmax and the way back through it.
+    """
+    gradient: Tensor | None = None
+    sums: Sums = {}
+    for temperature, terms in by_temperature(mixture).items():
+        log_q = torch.log_softmax(scaled(logits, temperature), -1)
+        q = log_q.exp()
+        slope = None
+        if terms:
+            assert teacher is not None
+            slope = _divergences(log_q, q, teacher, terms, kd_weight, sums)
+        if temperature == 1 and mixture.cross_entropy:
+            slope = torch.zeros_like(q) if slope is None else slope
+            sums[CROSS_ENTROPY] = _cross_entropy(log_q, labels, mixture.cross_entropy, slope)
+        assert slope is not None
+        found = to_logits(slope, q, temperature)
+        gradient = found if gradient is None else gradient.add_(found)
+    return torch.zeros_like(logits) if gradient is None else gradient, sums
+
+
+def by_temperature(mixture: Mixture) -> Mapping[float, list[Divergence]]:
+    """The divergences of each temperature; the cross-entropy is one of 1."""
+    groups: dict[float, list[Divergence]] = {1.0: []} if mixture.cross_entropy else {}
+    for term in mixture.divergences:
+        groups.setdefault(term.temperature, []).append(term)
+    return groups
+
+
+def _divergences(
+    log_q: Tensor, q: Tensor, teacher: Rows, terms: list[Divergence], kd_weight: float, sums: Sums
+) -> Tensor:
+    """The weighted sum of the terms' slopes by log q (R, V); fills in their sums."""
+    pair = teacher.pair(log_q, q, terms[0].temperature)
+    slopes = None
+    for term in terms:
+        value, slope = DIVERGENCES[term.name](pair, term)
+        sums[term.name] = value.sum()
+        slope = slope.mul_(kd_weight * term.weight)
+        slopes = slope if slopes is None else slopes.add_(slope)
+    assert slopes is not None
+    return teacher.spread(slopes, pair, q)
+
+
+def _cross_entropy(log_q: Tensor, labels: Tensor, weight: float, slope: Tensor) -> Tensor:
+    """Its sum; its slope is added to `slope` (R, V)."""
+    places = labels.unsqueeze(-1)
+    slope.scatter_add_(-1, places, slope.new_full(places.shape, -weight))
+    return -log_q.gather(-1, places).sum()
