@@ -34,6 +34,8 @@ class _Piece:
     learned: bool
     begins: bool
     """Whether the tokenizer puts its begin token before it; a chat template writes its own."""
+    until_end: bool = False
+    """Whether it is learned up to the end token, without what a template writes after that."""
 
 
 def samples(
@@ -107,7 +109,7 @@ def _chat_pieces(
                 "responses cannot be told from it; set `chat: false`, or use prompts and responses"
             )
         yield _Piece(before[len(done) :], not corpus.response_only, begins=False)
-        yield _Piece(after[len(before) :], learned=True, begins=False)
+        yield _Piece(after[len(before) :], learned=True, begins=False, until_end=corpus.response_only)
         done = after
 
 
@@ -139,8 +141,8 @@ def _sample(pieces: Sequence[_Piece], encoded: Sequence[list[int]], end: int | N
     for piece, own in zip(pieces, encoded, strict=True):
         kept = _without_end(own, end) if piece.begins else own
         ids += kept
-        whole = piece.begins and piece.learned
-        learned += [whole] * len(kept) if whole or not piece.learned else _until_end(kept, end)
+        count = kept.index(end) + 1 if piece.until_end and end in kept else len(kept)
+        learned += [piece.learned and place < count for place in range(len(kept))]
     if ids and end is not None and pieces[0].begins and ids[-1] != end:
         ids.append(end)
         learned.append(pieces[-1].learned)
@@ -149,9 +151,3 @@ def _sample(pieces: Sequence[_Piece], encoded: Sequence[list[int]], end: int | N
 
 def _without_end(ids: list[int], end: int | None) -> list[int]:
     return ids[:-1] if ids and ids[-1] == end else ids
-
-
-def _until_end(ids: list[int], end: int | None) -> list[bool]:
-    """The end token is learned, what a template writes after it is not."""
-    learned = ids.index(end) + 1 if end in ids else len(ids)
-    return [place < learned for place in range(len(ids))]

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Callable
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from orchestrator.task import Settings
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 SIZES = ("hidden_size", "intermediate_size", "heads", "kv_heads")
 
 
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
 class Student(Settings):
     """Who learns. Either `model`, or `layers` of the teacher, or with `fresh` random weights of any size.
 
@@ -28,7 +32,7 @@ class Student(Settings):
 
     model: LanguageModel | None = None
     """A model that is there already."""
-    layers: int | tuple[int, ...] | None = None
+    layers: Annotated[int | tuple[int, ...] | None, BeforeValidator(_tuple)] = None
     """Number of layers, of the teacher's evenly spaced, first and last among them; or which, counted from 0."""
     fresh: bool = False
     """Random weights, nothing copied; the sizes below are free then."""
