@@ -7,6 +7,8 @@ TASKS = {
     "evaluate_distilled": "tasks.dataset_distillation.evaluate_distilled:EvaluateDistilled",
     "loss_sweep": "tasks.ensloss.loss_sweep:LossSweep",
     "import_distilled": "tasks.dataset_distillation.import_distilled:ImportDistilled",
+    "soft_labels": "tasks.model_distillation.soft_labels:SoftLabels",
+    "train_teacher": "tasks.model_distillation.train_teacher:TrainTeacher",
 }
 
 DATASETS = {

@@ -51,12 +51,13 @@ def _from_arrow(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     assert column.num_chunks == 1, column.num_chunks
     chunk = column.chunk(0)
     if not pa.types.is_fixed_size_list(chunk.type):
-        return chunk.to_numpy(zero_copy_only=True)
-    return chunk.flatten().to_numpy(zero_copy_only=True).reshape(len(chunk), chunk.type.list_size)
+        return np.asarray(chunk.to_numpy(zero_copy_only=True))
+    values = np.asarray(chunk.flatten().to_numpy(zero_copy_only=True))
+    return values.reshape(len(chunk), chunk.type.list_size)
 
 
 @dataclass(frozen=True, eq=False)
-class SoftLabels:
+class KeptLabels:
     """The labels of an artifact; every access gathers its rows from the mapped files."""
 
     facts: Facts
@@ -67,7 +68,7 @@ class SoftLabels:
     """(classes, d): the mean features of each class over all views; none where views are mixed."""
 
     @classmethod
-    def of(cls, artifact: Artifact) -> "SoftLabels":
+    def of(cls, artifact: Artifact) -> "KeptLabels":
         aside = artifact.table("set_aside")
         tensors = artifact.tensors("class_means") if "class_means.safetensors" in artifact.names else {}
         return cls(

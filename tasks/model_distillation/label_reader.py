@@ -5,11 +5,9 @@ and epoch alone. Step s takes the next `batch_size` of them, shared out among th
 numbers of steps, and two ranks of half the batch see together what one sees alone.
 """
 
-import queue
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +17,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from tasks.data import Dataset
 from tasks.model_distillation import philox, views
-from tasks.model_distillation.label_files import SoftLabels, check_same
+from tasks.model_distillation.label_files import KeptLabels, check_same
+from tasks.model_distillation.prefetch import ahead
 
 LEAST_ROWS = 2
 """Images a rank: batch norm needs two. Fewer at the end of an epoch join the last step."""
 AHEAD = 4
 """Batches that are made ahead of the student."""
-
-Item = TypeVar("Item")
 
 
 class LabelledBatch(NamedTuple):
@@ -49,7 +46,7 @@ class LabelledBatch(NamedTuple):
 
     def to(self, device: str | torch.device) -> "LabelledBatch":
         """On this device."""
-        return LabelledBatch(*(None if part is None else part.to(device) for part in self))
+        return LabelledBatch._make(None if part is None else part.to(device) for part in self)
 
 
 class Place(NamedTuple):
@@ -66,7 +63,7 @@ ALONE = Place()
 class LabelReader:
     """See the module. `batch_size` counts the images of a step on all ranks together."""
 
-    labels: SoftLabels
+    labels: KeptLabels
     images: Tensor
     """The training images, uint8 (samples, C, H, W)."""
     targets: Tensor
@@ -90,7 +87,7 @@ class LabelReader:
     @classmethod
     def open(
         cls,
-        labels: SoftLabels,
+        labels: KeptLabels,
         dataset: Dataset,
         batch_size: int,
         seed: int,
@@ -107,7 +104,7 @@ class LabelReader:
 
     def steps(self, epoch: int) -> int:
         """Steps of an epoch, the same on every rank."""
-        return len(self._bounds(len(self.labels.kept(epoch))))
+        return len(self._bounds(self.labels.kept(epoch)))
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[LabelledBatch]:
         """The batches of an epoch from step `first` on, made ahead in a thread of their own."""
@@ -117,7 +114,7 @@ class LabelReader:
         """As `epoch`, in the caller's thread; with `every` only each so many'th step."""
         kept = self.labels.kept(epoch)
         order = kept[philox.permutation(self.seed, len(kept), epoch)]
-        for start, end in self._bounds(len(kept))[first::every]:
+        for start, end in self._bounds(kept)[first::every]:
             yield self.batch(epoch, order[start:end][self.place.rank :: self.place.ranks])
 
     def batch(self, epoch: int, samples: npt.NDArray[np.int64]) -> LabelledBatch:
@@ -137,12 +134,17 @@ class LabelReader:
             shares=torch.from_numpy(drawn.shares).float(),
         )
 
-    def _bounds(self, number: int) -> list[tuple[int, int]]:
-        """Where each step begins and ends in an order of so many samples."""
-        starts = list(range(0, number, self.batch_size))
-        if len(starts) > 1 and number - starts[-1] < LEAST_ROWS * self.place.ranks:
-            starts.pop()
-        return list(zip(starts, [*starts[1:], number], strict=True))
+    def _bounds(self, kept: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+        return step_bounds(len(kept), self.batch_size, self.place.ranks)
+
+
+def step_bounds(number: int, batch_size: int, ranks: int = 1) -> list[tuple[int, int]]:
+    """Where each step begins and ends in an order of so many samples; a last step that is too small for the ranks
+    is joined with the one before."""
+    starts = list(range(0, number, batch_size))
+    if len(starts) > 1 and number - starts[-1] < LEAST_ROWS * ranks:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], number], strict=True))
 
 
 class LabelStream(IterableDataset[LabelledBatch]):
@@ -159,43 +161,3 @@ class LabelStream(IterableDataset[LabelledBatch]):
 
     def __len__(self) -> int:
         return self.reader.steps(self.number) - self.first
-
-
-def ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
-    """The same items, up to `depth` of them made in a thread before they are asked for.
-
-    An error of theirs is raised here, in its turn. The thread ends with the iterator.
-    """
-    ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-    closed = threading.Event()
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not _put(ready, ("item", item), closed):
-                    return
-            _put(ready, ("end", None), closed)
-        except Exception as error:  # noqa: BLE001  raised where the items are asked for
-            _put(ready, ("error", error), closed)
-
-    thread = threading.Thread(target=work, name="labels-ahead", daemon=True)
-    thread.start()
-    try:
-        while (found := ready.get())[0] == "item":
-            yield found[1]
-        if found[0] == "error":
-            raise found[1]
-    finally:
-        closed.set()
-        thread.join()
-
-
-def _put(ready: "queue.Queue[tuple[str, Any]]", item: tuple[str, Any], closed: threading.Event) -> bool:
-    """Whether there was room before the reader went away."""
-    while not closed.is_set():
-        try:
-            ready.put(item, timeout=0.1)
-        except queue.Full:
-            continue
-        return True
-    return False

@@ -85,7 +85,8 @@ def classifier_parameters(classifier: Classifier, shape: Shape, classes: int) ->
 def feature_size(classifier: Classifier, shape: Shape, classes: int) -> int:
     """d of the features that the last layer is given. Raises as `build_classifier`."""
     with torch.device("meta"):
-        return cast(Traced, _module(classifier, shape, classes)).head.in_features
+        head: nn.Linear = cast(Traced, _module(classifier, shape, classes)).head
+    return head.in_features
 
 
 def _module(classifier: Classifier, shape: Shape, classes: int) -> nn.Module:
