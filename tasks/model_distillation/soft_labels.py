@@ -30,7 +30,7 @@ from orchestrator.task import (
     ShardFiles,
     Task,
 )
-from tasks.data import Dataset
+from tasks.data import Dataset, Split
 from tasks.model_distillation import teachers, views
 from tasks.model_distillation.label_codec import Labels, check_labels, row_bytes
 from tasks.model_distillation.label_files import KIND, to_table
@@ -162,10 +162,14 @@ class SoftLabels(Task[SoftLabelConfig]):
         context: Context,
     ) -> Output:
         teacher = load_teacher(config, inputs, facts, context.device)
-        metrics = {**summary(shards), "teacher_accuracy": accuracy_on_test(teacher, config, context.device)}
+        test = config.dataset.load().test
+        chosen = chosen_on_test(teacher, test, config.batch_size, context.device)
+        right = (chosen == torch.from_numpy(test.labels)).double().mean()
+        metrics = {**summary(shards), "teacher_accuracy": float(right)}
         sums = torch.stack([shard.tensors("class_sums")["sums"] for shard in shards]).sum(0)
+        means = {} if config.views.mix != "none" else {"class_means": {"means": class_means(sums)}}
         return Output(
-            tensors={} if config.views.mix != "none" else {"class_means": {"means": class_means(sums)}},
+            tensors={"teacher_on_test": {"classes": chosen}, **means},
             tables={
                 "set_aside": aside_table(
                     [tuple(one) for shard in shards for one in shard.facts["set_aside"]]
@@ -197,16 +201,14 @@ def load_teacher(
     return teachers.load_trained(inputs["trained_teacher"], config.member, device)
 
 
-def accuracy_on_test(teacher: Seeing, config: SoftLabelConfig, device: str) -> float:
-    """The share of test images, as they are, that the teacher classifies right."""
-    test = config.dataset.load().test
-    images, right = torch.from_numpy(test.images), 0
+def chosen_on_test(teacher: Seeing, test: Split, batch_size: int, device: str) -> Tensor:
+    """The class that the teacher gives each test image as it is: int64 (N,), on the CPU."""
     with torch.inference_mode():
-        for start in range(0, len(test), config.batch_size):
-            pixels = images[start : start + config.batch_size].to(device).float() / 255
-            found = teacher(pixels).argmax(1).cpu().numpy()
-            right += int((found == test.labels[start : start + config.batch_size]).sum())
-    return right / len(test)
+        parts = [
+            teacher(pixels.to(device).float() / 255).argmax(1).cpu()
+            for pixels in torch.from_numpy(test.images).split(batch_size)
+        ]
+    return torch.cat(parts)
 
 
 def progress(parts: Sequence[Labelled], batches: int) -> Progress:
