@@ -6,6 +6,7 @@ TASKS = {
     "trajectory_matching": "tasks.dataset_distillation.trajectory_matching:TrajectoryMatching",
     "evaluate_distilled": "tasks.dataset_distillation.evaluate_distilled:EvaluateDistilled",
     "loss_sweep": "tasks.ensloss.loss_sweep:LossSweep",
+    "distill_lm": "tasks.llm_distillation.distill_lm:DistillLm",
     "import_distilled": "tasks.dataset_distillation.import_distilled:ImportDistilled",
     "soft_labels": "tasks.model_distillation.soft_labels:SoftLabels",
     "train_teacher": "tasks.model_distillation.train_teacher:TrainTeacher",

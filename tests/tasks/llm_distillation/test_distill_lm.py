@@ -1,0 +1,248 @@
+"""Students of tiny teachers: one rank and several, killed and resumed, exported and loaded again."""
+
+import json
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from tasks.llm_distillation.distill_lm import DistillLm
+from tasks.llm_distillation.model_artifact import load_artifact
+from tests.tasks.gang_harness import run_gang
+from tests.tasks.harness import KilledError, equal, run_task
+from tests.tasks.llm_distillation import small_lm
+
+CE = {"cross_entropy": 1.0}
+KL = {"divergences": ({"name": "forward_kl"},)}
+BOTH = {**KL, "cross_entropy": 0.5, "warmup_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A teacher, its two-layer student and a corpus."""
+    place = tmp_path_factory.mktemp("small")
+    return {
+        "teacher": small_lm.folder(place / "teacher", layers=4),
+        "student": {"layers": 2},
+        "corpus": small_lm.text(place / "corpus.jsonl"),
+        "objective": BOTH,
+        "length": 16,
+        "batch": 6,
+        "micro_batch": 2,
+        "steps": 5,
+        "lr": 0.01,
+        "held_out": 5,
+        "evaluate_every": 2,
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(given):
+    return run_task(DistillLm, given)
+
+
+def curve(artifact, name="train_loss"):
+    return [values[name] for _, values in artifact.shards[0].curves if name in values]
+
+
+def near(artifact, other, rel=1e-4):
+    assert curve(artifact) == pytest.approx(curve(other), rel=rel)
+    assert artifact.metrics == pytest.approx(other.metrics, rel=rel)
+
+
+def test_a_student_comes_near_its_teacher(given):
+    student = {"layers": 2, "fresh": True}
+    learned = run_task(DistillLm, {**given, "student": student, "objective": KL, "steps": 60})
+    assert curve(learned)[-1] < 0.5 * curve(learned)[0]
+    agreement = curve(learned, "held_out_agreement")
+    assert agreement[-1] > 0.25  # chance is 1 / 24
+    assert learned.metrics["held_out_agreement"] == agreement[-1]
+    perplexity, loss = (learned.metrics[f"held_out_{name}"] for name in ("perplexity", "cross_entropy"))
+    assert perplexity == pytest.approx(math.exp(loss))
+
+
+def test_a_whole_copy_of_the_teacher_has_nothing_to_learn(given):
+    copy = run_task(DistillLm, {**given, "student": {"layers": 4}, "objective": KL, "steps": 1, "lr": 1e-9})
+    assert curve(copy)[0] == pytest.approx(0.0, abs=1e-6)
+    assert copy.metrics["held_out_agreement"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "spread",
+    [
+        {"zero": {"stage": 0}},
+        {"zero": {"stage": 1}, "micro_batch": None},
+        {"zero": {"stage": 3, "whole_below": 0}},
+        {"zero": {"stage": 3, "whole_below": 0}, "activation_checkpointing": True, "micro_batch": 3},
+    ],
+)
+def test_how_the_work_is_done_changes_nothing(given, undisturbed, spread):
+    near(run_task(DistillLm, {**given, **spread}), undisturbed)
+
+
+def test_how_the_work_is_done_is_in_no_key(given):
+    config = DistillLm.Config(**given)
+    (shard,) = DistillLm.shards(config, DistillLm.describe(config, {}))
+    assert (
+        {"zero", "micro_batch", "activation_checkpointing"}
+        <= shard.ignores
+        <= set(DistillLm.Config.model_fields)
+    )
+
+
+def test_killed_and_resumed_is_undisturbed(given, undisturbed):
+    progress = {}
+    with pytest.raises(KilledError):
+        run_task(DistillLm, given, progress=progress, kill_after=2)
+    assert equal(run_task(DistillLm, given, progress=progress), undisturbed)
+
+
+def test_a_lone_rank_resumes_at_another_stage(given, undisturbed):
+    progress = {}
+    with pytest.raises(KilledError):
+        run_task(
+            DistillLm, {**given, "zero": {"stage": 3, "whole_below": 0}}, progress=progress, kill_after=3
+        )
+    resumed = run_task(DistillLm, {**given, "zero": {"stage": 1}}, progress=progress)
+    assert resumed.metrics == pytest.approx(undisturbed.metrics, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_ranks_and_three_uneven_ones_learn_as_one(given, undisturbed, tmp_path):
+    split = {**given, "zero": {"stage": 3, "whole_below": 0}, "batch": 6, "micro_batch": 2}
+    for ranks in (2, 4):
+        near(run_gang(DistillLm, split, ranks=ranks, folder=tmp_path / str(ranks)), undisturbed)
+
+
+@pytest.mark.slow
+def test_two_ranks_are_killed_and_one_goes_on(given, undisturbed, tmp_path):
+    with pytest.raises(KilledError):
+        run_gang(DistillLm, given, ranks=2, folder=tmp_path, kill_after=3)
+    rest = {**given, "zero": {"stage": 3, "whole_below": 0}}
+    near(run_gang(DistillLm, rest, ranks=1, folder=tmp_path), undisturbed)
+
+
+def test_bf16_stays_near_fp32(given, undisturbed):
+    for stage in (0, 2):
+        narrow = run_task(DistillLm, {**given, "precision": "bf16", "zero": {"stage": stage}})
+        assert curve(narrow) == pytest.approx(curve(undisturbed), rel=0.05)
+        assert {weight.dtype for weight in narrow.tensors("model").values()} == {torch.float32}
+
+
+def test_the_artifact_is_a_folder_that_transformers_loads(undisturbed, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    save_file(undisturbed.tensors("model"), tmp_path / "model.safetensors", {"format": "pt"})
+    for name in ("config", "tokenizer", "tokenizer_config"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(undisturbed.document(name)))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    known, _ = load_artifact(undisturbed, "cpu")
+    ids = torch.tensor([AutoTokenizer.from_pretrained(tmp_path)("a b c d").input_ids])
+    torch.testing.assert_close(loaded(ids).logits, known(ids).logits)
+    assert loaded.config.num_hidden_layers == undisturbed.facts["layers"] == 2
+
+
+def test_a_student_teaches_the_next_one(given, undisturbed):
+    config = {name: value for name, value in given.items() if name != "teacher"}
+    config |= {"student": {"layers": 1}, "objective": KL}
+    taught = run_task(DistillLm, config, {"teacher_artifact": undisturbed})
+    assert curve(taught)[-1] < curve(taught)[0]
+    assert taught.facts["layers"] == 1
+
+
+def test_text_alone_needs_no_teacher(given):
+    config = {**given, "student": given["teacher"], "objective": CE}
+    del config["teacher"]
+    plain = run_task(DistillLm, config)
+    assert "held_out_agreement" not in plain.metrics
+    assert curve(plain, "train_cross_entropy") == pytest.approx(curve(plain))
+
+
+def test_adapters_learn_and_are_merged(given):
+    lora = {"rank": 4, "targets": ("q_proj", "v_proj")}
+    config = {**given, "objective": KL, "lora": lora, "lr": 0.02, "steps": 20}
+    whole = run_task(DistillLm, config)
+    assert curve(whole, "held_out_loss")[-1] < 0.98 * curve(whole, "held_out_loss")[0]
+    start = run_task(DistillLm, {**given, "lr": 1e-12, "weight_decay": 0.0, "steps": 1})
+    moved = {
+        name
+        for name, value in whole.tensors("model").items()
+        if not torch.allclose(value, start.tensors("model")[name], atol=1e-6)
+    }
+    assert moved == {f"model.layers.{n}.self_attn.{part}_proj.weight" for n in (0, 1) for part in "qv"}
+    progress = {}
+    with pytest.raises(KilledError):
+        run_task(DistillLm, config, progress=progress, kill_after=2)
+    assert len(next(iter(progress.values()))[0]) < 100_000
+    assert equal(run_task(DistillLm, config, progress=progress), whole)
+
+
+def test_the_best_student_is_kept(given):
+    rough = {**given, "objective": CE, "lr": 0.03, "steps": 8, "keep": "best", "schedule": "constant"}
+    rough |= {"corpus": {"path": given["corpus"], "rows": 12}, "evaluate_every": 1, "held_out": 3}
+    progress = {}
+    with pytest.raises(KilledError):
+        run_task(DistillLm, rough, progress=progress, kill_after=7)
+    best = run_task(DistillLm, rough, progress=progress)
+    losses = curve(run_task(DistillLm, rough), "held_out_loss")
+    steps = losses.index(min(losses)) + 1
+    assert steps < 8
+    there = run_task(DistillLm, {**rough, "steps": steps, "keep": "last"})
+    assert best.metrics["held_out_loss"] == there.metrics["held_out_loss"] == min(losses)
+    torch.testing.assert_close(best.tensors("model"), there.tensors("model"), rtol=0, atol=0)
+
+
+def test_a_loss_that_is_not_finite_ends_it(given):
+    with pytest.raises(ValueError, match="not finite; lower lr"):
+        run_task(DistillLm, {**given, "lr": 1e30, "clip": 0.0, "warmup_steps": 0})
+
+
+def other_words(place):
+    return small_lm.folder(place / "other", words=list("zyxwvutsrq"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda place: {"student": other_words(place)}, "tokenizers: teacher .* differ"),
+        (lambda place: {"length": 65}, "takes at most 64 tokens"),
+        (lambda place: {"teacher": small_lm.folder(place / "few", logits=20)}, "20 logits for the 24 tokens"),
+        (lambda place: {"student": {"layers": 5}}, "the teacher has 4"),
+        (lambda place: {"held_out": 1000}, "hold out less"),
+        (lambda place: {"corpus": "nowhere.txt"}, "found neither"),
+        (lambda place: {"teacher": None, "objective": CE}, "its `layers` are a teacher's"),
+    ],
+)
+def test_bad_input_is_refused_while_planning(given, change, message, tmp_path):
+    config = DistillLm.Config(**{**given, **change(tmp_path)})
+    with pytest.raises(ValueError, match=message) as refused:
+        DistillLm.describe(config, {})
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"micro_batch": 4}, "micro_batch 4 does not divide batch 6"),
+        ({"epochs": 1.0}, "either `epochs` or `steps`"),
+        ({"held_out": 0}, "nothing is held out"),
+        ({"teacher": None}, "its divergences need a teacher"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(given, change, message):
+    with pytest.raises(ValidationError, match=message):
+        DistillLm.Config(**{**given, **change})
+
+
+def test_too_little_memory_is_refused(given):
+    from tasks.llm_distillation.lm_memory import check_memory
+
+    class OneRank:
+        device, world_size = "cpu", 1
+
+    config = DistillLm.Config(**given)
+    check_memory(config, {"parameters": 1000}, OneRank())
+    with pytest.raises(ValueError, match=r"not enough memory: .* raise zero\.stage"):
+        check_memory(config, {"parameters": 10**13}, OneRank())
