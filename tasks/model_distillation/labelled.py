@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,9 +45,13 @@ class Labelled:
     def joined(cls, parts: Sequence["Labelled"]) -> "Labelled":
         """One after the other."""
         return cls(
-            {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
+            {
+                name: np.concatenate([part.columns[name] for part in parts])
+                for name in sorted(parts[0].columns)
+            },
             torch.cat([part.divergences for part in parts], dim=1),
-            torch.stack([part.sums for part in parts]).sum(0),
+            # From the left, so that a resumed sum has the same bits.
+            reduce(torch.add, [part.sums for part in parts]),
             tuple(one for part in parts for one in part.aside),
         )
 
