@@ -9,6 +9,7 @@ TASKS = {
     "distill_lm": "tasks.llm_distillation.distill_lm:DistillLm",
     "import_distilled": "tasks.dataset_distillation.import_distilled:ImportDistilled",
     "soft_labels": "tasks.model_distillation.soft_labels:SoftLabels",
+    "distill_student": "tasks.model_distillation.distill_student:DistillStudent",
     "train_teacher": "tasks.model_distillation.train_teacher:TrainTeacher",
 }
 

@@ -13,25 +13,26 @@ from orchestrator.store.artifacts import StoredArtifact
 from orchestrator.store.blobs import hash_file
 from orchestrator.store.records import FileRef, Manifest, ShardEntry
 from orchestrator.store.store import Store
+from orchestrator.store.upkeep.card import readme
 
-_MANIFEST = "manifest.json"
+_MANIFEST, _README = "manifest.json", "README.md"
 
 
 def export(store: Store, artifact: str, folder: Path) -> Path:
-    """Copies an artifact to `folder`: `manifest.json`, the closing step's files, and each shard's under
-    `shards/`, such as `shards/expert=3/weights.safetensors`. Every file is checked on the way.
+    """Copies an artifact to `folder`: `manifest.json`, a `README.md` with its lineage, the closing step's files, and
+    each shard's under `shards/`, such as `shards/expert=3/weights.safetensors`. Every file is checked on the way.
 
     The folder appears whole or not at all. One that holds something is refused, unless it is an earlier
     copy of the same content: then what is missing or changed in it is put right.
     """
-    made = store.artifact(artifact)
+    made, text = store.artifact(artifact), readme(store, artifact)
     folder = Path(folder).resolve()
     try:
         if _is_copy(folder, made.manifest):
-            _fill(made, folder)
+            _fill(made, folder, text)
         else:
             _check_free(folder)
-            _place(made, folder)
+            _place(made, folder, text)
     except OSError as error:
         raise StoreError(
             f"cannot export to {folder}: {error.strerror}; name another folder, or make room"
@@ -56,23 +57,24 @@ def _check_free(folder: Path) -> None:
         )
 
 
-def _place(made: StoredArtifact, folder: Path) -> None:
+def _place(made: StoredArtifact, folder: Path, text: str) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     half = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
     try:
-        _fill(made, half)
+        _fill(made, half, text)
         half.replace(folder)
     finally:
         shutil.rmtree(half, ignore_errors=True)
 
 
-def _fill(made: StoredArtifact, folder: Path) -> None:
+def _fill(made: StoredArtifact, folder: Path, text: str) -> None:
     for path, ref, source in _files(made):
         target = folder / path
         if not (target.is_file() and target.stat().st_size == ref.size and hash_file(target) == ref.digest):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / _README).write_text(text)
     (folder / _MANIFEST).write_text(json.dumps(made.manifest.to_json(), indent=1, sort_keys=True) + "\n")
 
 

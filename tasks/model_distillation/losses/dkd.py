@@ -34,8 +34,8 @@ def dkd(
 def tckd(student: Tensor, teacher: Tensor, classes: Tensor, temperature: float) -> Tensor:
     """T^2 times the divergence of (p_y, 1 - p_y): (N,)."""
     student, teacher = pair(student, teacher)
-    scaled = (_target_against_rest(logits / temperature, classes) for logits in (student, teacher))
-    return temperature**2 * kd(*scaled, temperature=1.0)
+    one, other = (_target_against_rest(logits / temperature, classes) for logits in (student, teacher))
+    return temperature**2 * kd(one, other, 1.0)
 
 
 def nckd(student: Tensor, teacher: Tensor, classes: Tensor, temperature: float) -> Tensor:

@@ -31,11 +31,9 @@ def nd(features: Tensor, norms: Tensor, directions: Tensor) -> Tensor:
     return 1 - along / longest.clamp(min=torch.finfo(features.dtype).tiny)
 
 
-def class_directions(features: Tensor, classes: Tensor, count: int) -> Tensor:
-    """Unit vectors (count, D) along the mean feature of each class; zero for a class without a sample."""
-    sums = torch.zeros(count, features.shape[1], dtype=torch.float64)
-    sums.index_add_(0, classes.cpu(), features.detach().to("cpu", torch.float64))
-    return nn.functional.normalize(sums, dim=1).to(wide(features).dtype).to(features.device)
+def directions(means: Tensor) -> Tensor:
+    """e: the teacher's mean feature of each class (classes, D), in length 1; of one without a sample still 0."""
+    return nn.functional.normalize(wide(means), dim=-1)
 
 
 def projector(student: int, teacher: int, dropout: float) -> nn.Module:

@@ -14,7 +14,7 @@ def tree(folder) -> list[str]:
 def test_files_under_readable_names(store, chain, tmp_path):
     folder = export(store, chain[0], tmp_path / "new" / "copy")
     assert tree(folder) == [
-        "manifest.json", "shards/name=e0/value.json", "shards/name=e1/value.json", "summary.json",
+        "README.md", "manifest.json", "shards/name=e0/value.json", "shards/name=e1/value.json", "summary.json",
     ]  # fmt: skip
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["digest"] == store.artifact(chain[0]).digest
@@ -71,3 +71,22 @@ def test_names_stay_inside_and_apart(store, fill, tmp_path):
     assert json.loads((folder / "files/manifest.json").read_text()) == {"mine": 1}
     assert json.loads((folder / "manifest.json").read_text())["id"] == made
     assert [path.name for path in tmp_path.iterdir() if path.name != "store"] == ["copy"]
+
+
+def test_the_readme_tells_the_way_back_to_data_and_commit(store, chain, tmp_path):
+    text = (export(store, chain[2], tmp_path / "copy") / "README.md").read_text()
+    assert text.startswith("# toys exp/scores\n")
+    for made in chain:
+        assert f"- `{made}` toys exp/" in text
+        assert f"content `{store.artifact(made).digest}`" in text
+    assert "commit c0" in text
+    assert "data data `d0`" in text
+    assert '"a": 1' in text
+
+
+def test_a_tasks_own_card_opens_the_readme(store, fill, tmp_path):
+    card = {"title": "Small student", "text": "It learned from `a`.\n\n| x |"}
+    made = fill.artifact("a", output=Output(documents={"card": card}, metrics={"kd_accuracy": 0.912}))
+    text = (export(store, made, tmp_path / "copy") / "README.md").read_text()
+    assert text.startswith("# Small student\n\nIt learned from `a`.\n\n| x |\n\n## Metrics\n")
+    assert "| kd_accuracy | 0.912 |" in text
