@@ -26,11 +26,11 @@ class Offer:
     """Free space for the store in GB; None where it cannot be known."""
 
     def fits(self, needs: Needs) -> int:
-        """How many workers of this size fit side by side."""
+        """How many workers, or gangs, of this size fit side by side."""
         limits = [self.cpus / needs.cpus, self.memory_gb / needs.memory_gb]
         if needs.gpus > 0:
             limits.append(self.gpus / needs.gpus)
-        return int(min(limits) + 1e-9)
+        return int(min(limits) / needs.ranks + 1e-9)
 
 
 def merged(needs: Needs, asked: Resources) -> Needs:
@@ -53,9 +53,11 @@ def problems(stages: Sequence["StagePlan"], offer: Offer) -> list[str]:
             ("gpus", plan.needs.gpus, offer.gpus),
             ("memory_gb", plan.needs.memory_gb, offer.memory_gb),
         ):
-            if asked > offered + 1e-9:
+            ranks = plan.needs.ranks
+            who = "a worker asks" if ranks == 1 else f"a gang asks {ranks} x {asked:g} ="
+            if ranks * asked > offered + 1e-9:
                 found.append(
-                    f"stages.{plan.name}.resources.{what}: a worker asks {asked:g}, {offer.where} offers "
+                    f"stages.{plan.name}.resources.{what}: {who} {ranks * asked:g}, {offer.where} offers "
                     f"{offered:g}; ask less, or run where there is more"
                 )
     disk_gb = sum(plan.disk_bytes for plan in stages) / GB

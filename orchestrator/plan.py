@@ -75,6 +75,7 @@ class StagePlan:
                 "gpus": self.needs.gpus,
                 "memory_gb": self.needs.memory_gb,
                 "threads": self.needs.threads,
+                "ranks": self.needs.ranks,
             },
             "seconds": self.seconds,
             "disk_bytes": self.disk_bytes,
@@ -153,7 +154,7 @@ def _plan_stage(
     task, name = find_task(stage.options.task), stage.options.task
     sources = {field: _source(stage, field, named, earlier, store) for field, named in stage.sources.items()}
     inputs = {field: source[0] for field, source in sources.items()}
-    needs = merged(task.needs, stage.options.resources)
+    needs = _needs(stage, task)
     device = "cuda" if needs.gpus > 0 else "cpu"
     try:
         facts = task.describe(stage.config, {field: source[1] for field, source in sources.items()})
@@ -178,6 +179,21 @@ def _plan_stage(
         disk_bytes=sum(work.shards[index].disk_bytes for index in todo) if active else 0,
         source_changed=_source_changed(work.manifest, targets()[name]), open=left,
     )  # fmt: skip
+
+
+def _needs(stage: Stage, task: AnyTask) -> Needs:
+    """What each worker, or each rank, asks for. Raises UserError where a task cannot work in a gang."""
+    needs, where = merged(task.needs, stage.options.resources), f"stages.{stage.name}.resources"
+    if needs.ranks > 1 and not task.gang:
+        raise UserError(
+            f"{where}.ranks: found {needs.ranks}, but {stage.options.task} computes a shard in one process; "
+            "leave it out, and give `workers` for shards side by side"
+        )
+    if needs.ranks > 1 and needs.gpus % 1:
+        raise UserError(
+            f"{where}.gpus: found {needs.gpus:g}, expected a whole number: ranks of a gang cannot share a GPU"
+        )
+    return needs
 
 
 def _source(

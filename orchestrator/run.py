@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.console import Console, shown
 from orchestrator.errors import Interrupted
+from orchestrator.executors.gang import GangStage
 from orchestrator.executors.sharded import News, ShardedStage, wait_for
 from orchestrator.executors.worker import Assignment
 from orchestrator.feasibility import Offer
@@ -165,7 +166,8 @@ class Run:
         progress.state, progress.workers, progress.started = "running", workers, time.monotonic()
         self._tell_started(plan)
         self._replay(plan, [key for index, key in enumerate(plan.shard_keys) if index not in todo])
-        progress.pool = ShardedStage(
+        kind = GangStage if plan.needs.ranks > 1 and todo else ShardedStage
+        progress.pool = kind(
             plan, self._assignment(plan), self._plan.offer, workers, self._hears(plan),
             lambda shard, problem: self._console.failure(plan.name, shard, problem),
         )  # fmt: skip
@@ -205,7 +207,8 @@ class Run:
         offer = self._plan.offer
         for progress in self._stages.values():
             if progress.state == "running":
-                needs, n = progress.plan.needs, progress.workers
+                needs = progress.plan.needs
+                n = progress.workers * needs.ranks
                 offer = replace(
                     offer,
                     cpus=offer.cpus - n * needs.cpus,

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from orchestrator.executors.worker import OUT_OF_MEMORY, Assignment, Worker
+from orchestrator.executors.worker import OUT_OF_MEMORY, Assignment, Worker, first_line
 from orchestrator.feasibility import GB, Offer
 from orchestrator.plan import StagePlan
 from orchestrator.task import Json
@@ -20,7 +20,7 @@ News = Mapping[str, Any]
 
 
 @dataclass
-class _Crew:
+class Crew:
     """One worker as the driver sees it."""
 
     actor: Any
@@ -34,6 +34,8 @@ class _Crew:
     """Shard and signs of life at the last poll."""
     since: float = field(default_factory=time.monotonic)
     """Of the last sign of progress."""
+    leads: bool = False
+    """The actor is the foreman of a gang."""
     poll: Any = None
     polled: float = 0.0
 
@@ -67,7 +69,7 @@ class ShardedStage:
         self._todo = deque(plan.todo)
         self._attempts: Counter[int] = Counter()
         self._avoid: dict[int, str] = {}
-        self._crew: list[_Crew] = []
+        self._crew: list[Crew] = []
         self._lost_idle = 0
         self._stop_at: float | None = None
 
@@ -100,9 +102,9 @@ class ShardedStage:
         except RayTaskError as error:
             return self._fail("stage", {"error": str(error.cause), "traceback": str(error)})
         except OutOfMemoryError as error:
-            return self._lost(crew, _first_line(error), OUT_OF_MEMORY)
+            return self._lost(crew, first_line(error), OUT_OF_MEMORY)
         except (RayActorError, RayError) as error:
-            return self._lost(crew, _first_line(error))
+            return self._lost(crew, first_line(error))
         if is_poll:
             return self._hear(crew, answer)
         crew.call = None
@@ -158,19 +160,19 @@ class ShardedStage:
             "scheduling_strategy": "DEFAULT",  # not the placement group of a trial that hires it
         }
         actor: Any = ray.remote(_RayWorker).options(**options).remote(self._told)
-        self._crew.append(_Crew(actor, actor.load.remote()))
+        self._crew.append(Crew(actor, actor.load.remote()))
 
-    def _dismiss(self, crew: _Crew) -> None:
+    def _dismiss(self, crew: Crew) -> None:
         ray.kill(crew.actor)
         self._crew.remove(crew)
 
-    def _replace(self, crew: _Crew) -> None:
+    def _replace(self, crew: Crew) -> None:
         """A fresh process in place of one whose memory is used up or torn to pieces."""
         self._dismiss(crew)
         if self._todo or (not self._crew and not self.outcome.failures and not self.outcome.stopped):
             self._hire()
 
-    def _next(self, crew: _Crew) -> None:
+    def _next(self, crew: Crew) -> None:
         """Gives an idle worker its next shard; ends it, or lets it close the stage, when there is none."""
         if self._todo:
             index = self._pick(crew.node)
@@ -191,7 +193,7 @@ class ShardedStage:
                 return index
         return self._todo.popleft()
 
-    def _close(self, crew: _Crew) -> None:
+    def _close(self, crew: Crew) -> None:
         crew.closing, crew.shard, crew.since = True, None, time.monotonic()
         crew.call = crew.actor.close.remote(self.plan.key, list(self.plan.shard_keys))
 
@@ -203,7 +205,7 @@ class ShardedStage:
         else:
             self._fail("closing step", answer)
 
-    def _computed(self, crew: _Crew, answer: dict[str, Any]) -> None:
+    def _computed(self, crew: Crew, answer: dict[str, Any]) -> None:
         assert crew.shard is not None
         index, crew.shard = crew.shard, None
         self._on_news(answer["shard"], answer)
@@ -222,13 +224,13 @@ class ShardedStage:
             self._todo.append(index)
             self._on_retry(shard.label, f"{problem['error']}; tried again")
             return
-        problem = problem | {"node": node, "attempts": self._attempts[index]}
+        problem = {"node": node, "attempts": self._attempts[index]} | problem
         self._put_aside(shard.label, dict(shard.identity), problem)
 
     def _put_aside(self, label: str, identity: Mapping[str, Json], problem: Mapping[str, Any]) -> None:
         kept = {
             name: problem[name]
-            for name in ("error", "traceback", "class", "node", "attempts")
+            for name in ("error", "traceback", "class", "rank", "node", "attempts")
             if name in problem
         }
         self.outcome.failures[label] = {**kept, "identity": dict(identity)}
@@ -239,7 +241,7 @@ class ShardedStage:
         self._todo.clear()
         self.kill()
 
-    def _hear(self, crew: _Crew, news: News) -> None:
+    def _hear(self, crew: Crew, news: News) -> None:
         """Takes what a poll brought; the worker may have gone on to another shard since."""
         crew.poll = None
         if not news:
@@ -248,7 +250,7 @@ class ShardedStage:
             crew.heard, crew.since = (news["shard"], news["beats"]), time.monotonic()
         self._on_news(news["shard"], news)
 
-    def _lost(self, crew: _Crew, reason: str, sort: str = "worker died") -> None:
+    def _lost(self, crew: Crew, reason: str, sort: str = "worker died") -> None:
         """A worker or its node died, or cannot be reached: its shard goes back, another takes its place."""
         self._dismiss(crew)
         if crew.shard is not None:
@@ -262,7 +264,7 @@ class ShardedStage:
             self._hire()
         return None
 
-    def _overdue(self, crew: _Crew) -> None:
+    def _overdue(self, crew: Crew) -> None:
         deadline = self.plan.stage.options.deadline_s
         if not crew.loaded and any(other.loaded for other in self._crew):
             return self._dismiss(crew)  # its node is gone or taken; the others go on
@@ -295,7 +297,3 @@ def wait_for(stages: Iterable[ShardedStage], timeout_s: float) -> None:
     more, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
     for call in dict.fromkeys([*ready, *more]):
         owners[call].handle(call)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

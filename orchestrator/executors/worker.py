@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,12 @@ from orchestrator.stagekeys import content_digests
 from orchestrator.store import InputRef, Manifest, Store
 from orchestrator.task import Artifact, Facts, Json, Output, Shard, Task
 
-OUT_OF_MEMORY = "out of memory"
+OUT_OF_MEMORY, PEER_LOST = "out of memory", "peer lost"
 _RETRIED = (OSError, StoreError)
-"""Errors that another attempt may cure, as it may running out of memory; all others are the same each time."""
+"""Errors that another attempt may cure, as it may running out of memory or losing another rank; all others are
+the same each time."""
+_TRANSPORT = re.compile("gloo/|NCCL|Connection (closed|reset)|Socket Timeout|Broken pipe")
+"""How torch tells that a collective call broke: by a plain RuntimeError."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,13 @@ class Assignment:
 
 
 class Worker:
-    """Calls come from two threads: `compute` and `close` from one, `poll` and `stop` from the other."""
+    """Calls come from two threads: `compute` and `close` from one, `poll` and `stop` from the other.
 
-    def __init__(self, assignment: Assignment) -> None:
-        self._told = assignment
+    `context` makes what the task sees of it; where that says another rank than 0, another worker commits.
+    """
+
+    def __init__(self, assignment: Assignment, context: Callable[..., ShardContext] = ShardContext) -> None:
+        self._told, self._new_context = assignment, context
         self._stop = threading.Event()
         self._context: ShardContext | None = None
         self._task: Task[Any] | None = None
@@ -76,12 +83,13 @@ class Worker:
             if not self._store.has_shard(key):
                 output = self._loaded(context).compute(Shard(identity), context)
                 _check_finite(output, label)
-                self._commit(key, identity, label, output, context, time.monotonic() - started)
+                if context.rank == 0:
+                    self._commit(key, identity, label, output, context, time.monotonic() - started)
             return self._answer(context, "done", time.monotonic() - started)
         except Stopped:
             return self._answer(context, "stopped", time.monotonic() - started)
         except Exception as error:  # noqa: BLE001  a failed shard is data; the driver decides
-            return self._answer(context, "failed", time.monotonic() - started) | _describe(error)
+            return self._answer(context, "failed", time.monotonic() - started) | describe_error(error)
 
     def close(self, key: str, shard_keys: Sequence[str]) -> dict[str, Any]:
         """Runs the closing step over the committed shards and publishes the manifest."""
@@ -97,7 +105,7 @@ class Worker:
             self._store.publish(manifest)
             return self._answer(context, "done", time.monotonic() - started)
         except Exception as error:  # noqa: BLE001  as above
-            return self._answer(context, "failed", time.monotonic() - started) | _describe(error)
+            return self._answer(context, "failed", time.monotonic() - started) | describe_error(error)
 
     def poll(self) -> dict[str, Any]:
         """What the shard at work has logged since the last call."""
@@ -108,7 +116,7 @@ class Worker:
         self._stop.set()
 
     def _open(self, key: str, label: str, stream: tuple[Json, ...]) -> ShardContext:
-        self._context = ShardContext(
+        self._context = self._new_context(
             store=self._store, key=key, stage=self._told.stage, shard=label, stream=stream,
             device=self._told.device, progress_s=self._told.progress_s, stop=self._stop,
         )  # fmt: skip
@@ -137,7 +145,10 @@ class Worker:
         seconds: float,
     ) -> None:
         history = self._store.put_blob(json.dumps(context.history.metrics).encode())
-        provenance = {"seconds": seconds, "created": now_ms(), "run_id": self._told.run_id, **environment()}
+        provenance = {
+            "seconds": seconds, "created": now_ms(), "run_id": self._told.run_id, "ranks": context.world_size,
+            **environment(),
+        }  # fmt: skip
         self._store.commit_shard(
             key, dict(identity), label, output,
             history=history, previews=context.history.previews, provenance=provenance,
@@ -183,15 +194,22 @@ def _check_finite(output: Output, label: str) -> None:
             raise NonFiniteError(f"{label}: metric {name!r} is {value}")
 
 
-def _describe(error: Exception) -> dict[str, Any]:
+def first_line(error: BaseException) -> str:
+    """The first line of its message that says something, else its name."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def describe_error(error: Exception) -> dict[str, Any]:
+    """A failure as data: error, traceback, class, and whether another attempt may cure it."""
     passing = isinstance(error, _RETRIED) and not isinstance(error, FileNotFoundError)
     starved = _is_out_of_memory(error)
+    alone = isinstance(error, RuntimeError) and _TRANSPORT.search(str(error)) is not None
     advice = "; ask for more by resources.memory_gb, or for fewer workers" if starved else ""
     return {
         "error": f"{type(error).__name__}: {error}{advice}",
         "traceback": traceback.format_exc(),
-        "retry": passing or starved,
-        "class": OUT_OF_MEMORY if starved else "error",
+        "retry": passing or starved or alone,
+        "class": OUT_OF_MEMORY if starved else PEER_LOST if alone else "error",
     }
 
 
