@@ -133,10 +133,18 @@ class ZeroModel:
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[nn.Module]:
-        """The module with every weight whole on every rank, to be read only."""
-        parameters = list(self.module.parameters())
-        with _quiet(), self._deepspeed.zero.GatheredParameters(parameters, enabled=self._split):
+        """The module with every weight whole on every rank, to be called and read, not trained; in evaluation mode."""
+        self.module.eval()
+        with _quiet(), self._gathered():
             yield self.module
+        self.module.train()
+
+    def _gathered(self) -> contextlib.AbstractContextManager[Any]:
+        if not self._split:
+            return contextlib.nullcontext()
+        from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
+
+        return unwrap_model_for_generation(self.engine)
 
     def close(self) -> None:
         """Takes DeepSpeed's hooks off."""
@@ -225,8 +233,8 @@ def _deepspeed(device: str) -> ModuleType:
     with _quiet():
         import deepspeed
 
-    # Its sums over shared memory would be compiled at the first start (45 s); gloo has them too.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # None of its own operators is looked for, nor compiled at the first start (45 s and more): torch has them too.
+    deepspeed.ops.__compatible_ops__ = {}
     return deepspeed
 
 

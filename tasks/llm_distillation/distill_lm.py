@@ -1,0 +1,136 @@
+"""Trains a student language model from a teacher, spread over ranks by DeepSpeed ZeRO.
+
+Sources: the losses name theirs; ZeRO is Rajbhandari et al. 2020; LoRA is Hu et al. 2021.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from orchestrator.task import (
+    Artifact,
+    Context,
+    Facts,
+    Needs,
+    Output,
+    Progress,
+    Settings,
+    Shard,
+    ShardFiles,
+    Task,
+)
+
+from .distill_config import DistillConfig
+from .distill_models import Models, learned, planned
+from .lm_memory import check_memory
+from .lm_plan import total_steps
+from .lm_step import Learner
+from .lm_training import Training
+from .lora import merged, with_adapters
+from .model_artifact import KIND, model_output
+from .sequences import sequences
+from .teacher_signal import Signal, Speaking, silence
+from .written_texts import Writing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BY_SPREADING = frozenset({"zero", "micro_batch", "activation_checkpointing"})
+"""Settings that change how the work is done, and the result by rounding alone."""
+
+
+class DistillLm(Task[DistillConfig]):
+    """Trains a student language model from a teacher, from its cached labels, or on text alone.
+
+    One shard, computed by one rank or several; resumable after every step, at another number of ranks and
+    another ZeRO stage too.
+    """
+
+    version: ClassVar[int] = 1
+    makes: ClassVar[str] = KIND
+    Config: ClassVar[type[Settings]] = DistillConfig
+    needs: ClassVar[Needs] = Needs(memory_gb=4.0)
+    gang: ClassVar[bool] = True
+
+    @classmethod
+    def describe(cls, config: DistillConfig, inputs: Mapping[str, Facts]) -> Facts:
+        return planned(config, inputs)
+
+    @classmethod
+    def shards(cls, config: DistillConfig, facts: Facts) -> Sequence[Shard]:
+        return [Shard({"student": 0}, ignores=BY_SPREADING, disk_bytes=4 * facts["parameters"])]
+
+    def __init__(
+        self, config: DistillConfig, inputs: Mapping[str, Artifact], facts: Facts, context: Context
+    ) -> None:
+        self.config, self.facts, self.models = config, facts, Models(config, inputs)
+        self.sequences = sequences(config.corpus, self.models.tokenizer, config.length)
+        self.learned = learned(config, len(self.sequences))
+        check_memory(config, facts, context)
+        self.teacher = self.models.teacher(context.device) if config.asks_teacher else None
+        self.signal: Signal = silence if self.teacher is None else Speaking(self.teacher)
+
+    def compute(self, shard: Shard, context: Context) -> Output:
+        config = self.config
+        steps = total_steps(self.learned, config.batch, config.epochs, config.steps)
+        student = self._student(context)
+        learner = Learner(student, config.objective, self.facts["tokenizer"]["size"])
+        saved = context.load_progress()
+        writing = self._writing(context, saved)
+        training = Training(config, learner, self.sequences, self.signal, steps, context, saved, writing)
+        found, weights = training.run(), training.weights()
+        training.close()
+        if context.rank > 0:
+            return Output()
+        made = self._made(student, weights, context)
+        return replace(made, metrics={**found, "steps": steps})
+
+    def _writing(self, context: Context, saved: Progress | None) -> Writing | None:
+        if self.config.on_policy is None:
+            return None
+        assert self.teacher is not None
+        return Writing(self.config, self.sequences, self.teacher, self.facts["tokenizer"], context, saved)
+
+    def _student(self, context: Context) -> "PreTrainedModel":
+        student = self.models.student(context.seed("student"))
+        if self.config.lora is not None:
+            with_adapters(student, self.config.lora, context.seed("adapters"))
+        if self.config.activation_checkpointing:
+            student.activation_checkpointing_enable()
+        return student
+
+    def _made(self, student: "PreTrainedModel", weights: Mapping[str, Tensor], context: Context) -> Output:
+        """The trained student, whole; adapters are merged into a fresh copy, since ZeRO may have split theirs."""
+        if self.config.lora is None:
+            return model_output(student, self.models.tokenizer, {**weights, **_lasting_buffers(student)})
+        plain = self.models.student(context.seed("student"))
+        adapted = with_adapters(plain, self.config.lora, context.seed("adapters"))
+        return model_output(merged(adapted, weights), self.models.tokenizer)
+
+    @classmethod
+    def close(
+        cls,
+        config: DistillConfig,
+        inputs: Mapping[str, Artifact],
+        facts: Facts,
+        shards: Sequence[ShardFiles],
+        context: Context,
+    ) -> Output:
+        (student,) = shards
+        names = [PurePath(name) for name in student.names]
+        return Output(
+            tensors={
+                name.stem: student.tensors(name.stem) for name in names if name.suffix == ".safetensors"
+            },
+            documents={name.stem: student.document(name.stem) for name in names if name.suffix == ".json"},
+            facts=student.facts,
+            metrics=student.metrics,
+        )
+
+
+def _lasting_buffers(model: "PreTrainedModel") -> dict[str, Tensor]:
+    buffers = dict(model.named_buffers())
+    return {name: value for name, value in model.state_dict().items() if name in buffers}

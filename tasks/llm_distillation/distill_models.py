@@ -1,0 +1,148 @@
+"""Teacher and student of a distillation: what is known of them while planning, and how they are loaded."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from orchestrator.task import Artifact, Facts
+
+from .distill_config import DistillConfig
+from .language_model import LanguageModel
+from .lm_step import check_plain_head
+from .model_artifact import artifact_config, artifact_tokenizer, load_artifact
+from .packing import check_sealed
+from .sequences import sequences
+from .student_model import chosen_layers, initial_student, parameter_count, student_config
+from .vocabulary import check_covers, check_length, check_same_tokens, model_facts
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def planned(config: DistillConfig, inputs: Mapping[str, Facts]) -> Facts:
+    """The `model_facts` of the student to be, and its `parameters`. ValueError where teacher, student, corpus and
+    length do not fit together."""
+    teacher = _teacher_facts(config, inputs)
+    student = _student_facts(config, teacher)
+    check_length("of the student", config.length, student["positions"])
+    if teacher is not None and config.asks_teacher:
+        check_same_tokens(teacher, student, ("teacher", "student"))
+        check_length("of the teacher", config.length, teacher["positions"])
+    tokenizer = _known_tokenizer(config)
+    if tokenizer is not None:
+        learned(config, len(sequences(config.corpus, tokenizer, config.length)))
+    return student
+
+
+def learned(config: DistillConfig, sequences: int) -> int:
+    """How many of the sequences are learned from. ValueError where none is left."""
+    if config.held_out >= sequences:
+        raise ValueError(
+            f"held_out {config.held_out}: the corpus has {sequences} sequences of {config.length} tokens; hold out less"
+        )
+    return sequences - config.held_out
+
+
+def _teacher_facts(config: DistillConfig, inputs: Mapping[str, Facts]) -> Facts | None:
+    if config.teacher_artifact is not None:
+        return inputs["teacher_artifact"]
+    return _facts(config.teacher) if config.teacher is not None else None
+
+
+def _facts(model: LanguageModel) -> Facts:
+    check_covers(model.label, model.config(), model.tokenizer())
+    return {**model_facts(model.config(), model.tokenizer()), "parameters": parameter_count(model.config())}
+
+
+def _student_facts(config: DistillConfig, teacher: Facts | None) -> Facts:
+    student = config.student
+    if student.model is not None:
+        return _facts(student.model)
+    if teacher is None:
+        raise ValueError(
+            "student: its `layers` are a teacher's, and there is none; give `teacher` or `teacher_artifact`, or a "
+            "student that is a `model`"
+        )
+    if config.teacher is not None:
+        made = student_config(student, config.teacher.config())
+        return {**model_facts(made, config.teacher.tokenizer()), "parameters": parameter_count(made)}
+    assert student.layers is not None
+    count = student.layers if isinstance(student.layers, int) else len(student.layers)
+    if not student.fresh:
+        chosen_layers(student.layers, teacher["layers"])
+    return {
+        **teacher,
+        "layers": count,
+        "hidden_size": student.hidden_size or teacher["hidden_size"],
+        "parameters": teacher.get("parameters", 0),
+    }
+
+
+def _known_tokenizer(config: DistillConfig) -> "PreTrainedTokenizerBase | None":
+    """The student's, where it is not that of an artifact, whose files cannot be read yet."""
+    model = config.student.model or config.teacher
+    return None if model is None else model.tokenizer()
+
+
+class Models:
+    """Teacher and student in a worker."""
+
+    def __init__(self, config: DistillConfig, inputs: Mapping[str, Artifact]) -> None:
+        self._config, self._artifact = config, inputs.get("teacher_artifact")
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The student's."""
+        if self._config.student.model is not None:
+            return self._config.student.model.tokenizer()
+        if self._artifact is not None:
+            return artifact_tokenizer(self._artifact)
+        assert self._config.teacher is not None
+        return self._config.teacher.tokenizer()
+
+    def teacher(self, device: str) -> "PreTrainedModel":
+        """The teacher in its own dtype. ValueError where its documents would see each other."""
+        model = self._load_teacher(device)
+        check_plain_head(model, "of the teacher")
+        self._check_sealed(model, "of the teacher")
+        return model
+
+    def student(self, seed: int) -> "PreTrainedModel":
+        """The student before training, in fp32 on the CPU, without dropout."""
+        made = initial_student(
+            self._config.student, self._teacher_config(), lambda: self._load_teacher("cpu"), seed
+        ).float()
+        check_plain_head(made, "of the student")
+        self._check_sealed(made, "of the student")
+        _without_dropout(made)
+        made.config.dtype = torch.float32
+        return made
+
+    def _check_sealed(self, model: "PreTrainedModel", name: str) -> None:
+        if self._config.corpus.pack:
+            check_sealed(model, name)
+
+    def _load_teacher(self, device: str) -> "PreTrainedModel":
+        if self._artifact is not None:
+            return load_artifact(self._artifact, device)[0]
+        assert self._config.teacher is not None
+        return self._config.teacher.load(device)
+
+    def _teacher_config(self) -> "PretrainedConfig":
+        if self._config.student.model is not None:
+            return self._config.student.model.config()
+        if self._artifact is not None:
+            return artifact_config(self._artifact)
+        assert self._config.teacher is not None
+        return self._config.teacher.config()
+
+
+def _without_dropout(model: "PreTrainedModel") -> None:
+    """A student copies; and no random number may depend on how its sequences are spread over the ranks."""
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        elif hasattr(part, "attention_dropout") and isinstance(part.attention_dropout, float):
+            part.attention_dropout = 0.0

@@ -1,0 +1,226 @@
+"""The training of a student over all ranks: steps, judgements, and a state that it can go on from."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orchestrator.task import Context, Facts, Progress
+
+from .distill_config import DistillConfig
+from .lm_plan import filled, learning_rate, passes, rows_of_step
+from .lm_step import Learner, Purpose, Sums, batch_of
+from .losses import mean_over_tokens
+from .packing import Sequences
+from .teacher_signal import Signal
+from .written_texts import Writing
+from .zero import Optimization, ZeroModel
+
+TOTAL, JUDGED = "loss", "held_out_loss"
+BEST = "best/"
+PREFIX = "student."
+"""Of the student's parameters in the Learner."""
+
+
+@dataclass
+class State:
+    """Where a training stands, beside its weights."""
+
+    step: int = 0
+    """Steps done."""
+    best: dict[str, float] = field(default_factory=dict)
+    """The judgement of the lowest loss on the held-out sequences so far; empty before the first."""
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    """The student's trained weights of that moment, on rank 0, where `keep` is `best`."""
+
+    @classmethod
+    def of(cls, saved: Progress | None, rank: int) -> "State":
+        if saved is None:
+            return cls()
+        best = {
+            name.removeprefix(BEST): value for name, value in saved.tensors.items() if name.startswith(BEST)
+        }
+        return cls(saved.facts["step"], dict(saved.facts["best"]), best if rank == 0 else {})
+
+    def progress(self) -> tuple[dict[str, Tensor], Facts]:
+        """What a resumed run needs of it: tensors, on rank 0, and facts."""
+        best = {f"{BEST}{name}": value for name, value in self.best_weights.items()}
+        return best, {"step": self.step, "best": self.best}
+
+
+class Lesson(NamedTuple):
+    """What this rank learns from in one step."""
+
+    sequences: Sequences
+    passes: list[np.ndarray]
+    """Rows of `sequences`."""
+    tokens: int
+    """Labelled tokens of all ranks."""
+    purpose: Purpose
+
+
+class Training:
+    """One student under way on this rank. Every method is a collective call."""
+
+    def __init__(
+        self,
+        config: DistillConfig,
+        learner: Learner,
+        sequences: Sequences,
+        signal: Signal,
+        steps: int,
+        context: Context,
+        saved: Progress | None,
+        writing: Writing | None,
+    ) -> None:
+        self._config, self._sequences, self._signal = config, sequences, signal
+        self._steps, self._context, self._writing = steps, context, writing
+        self.state = State.of(saved, context.rank)
+        self._model = ZeroModel(
+            learner.train(),
+            config.zero,
+            _optimization(config, context.world_size),
+            context.device,
+            None if saved is None else saved.tensors,
+            self.state.step,
+        )
+
+    def run(self) -> dict[str, float]:
+        """Trains to the end; the judgement on the kept student by the held-out sequences, empty without any."""
+        found: dict[str, float] = {}
+        while self.state.step < self._steps:
+            self._context.log(self._step(self.state.step), step=self.state.step + 1)
+            self.state.step += 1
+            if self._is_due():
+                found = self._judge()
+            self._context.save_progress(self._progress)
+        if self._config.held_out and not found:  # killed after the last step
+            found = self._judge()
+        return self.state.best if self._config.keep == "best" else found
+
+    def weights(self) -> dict[str, Tensor]:
+        """The student's trained weights by name in fp32, on rank 0; empty elsewhere."""
+        if self._config.keep == "best":
+            return self.state.best_weights
+        return _of_student(self._model.weights())
+
+    def close(self) -> None:
+        """Ends DeepSpeed's part; the training cannot go on."""
+        self._model.close()
+
+    @property
+    def _learned(self) -> int:
+        """Sequences that are learned from."""
+        return len(self._sequences) - self._config.held_out
+
+    def _is_due(self) -> bool:
+        every = self._config.evaluate_every
+        last = self.state.step == self._steps
+        return bool(self._config.held_out) and (last or (every is not None and self.state.step % every == 0))
+
+    def _progress(self) -> Progress:
+        best, facts = self.state.progress()
+        written, about = ({}, {}) if self._writing is None else self._writing.progress()
+        return Progress(tensors={**self._model.state(), **best, **written}, facts={**facts, **about})
+
+    def _step(self, step: int) -> dict[str, float]:
+        """One update of the weights; the mean loss of its tokens and its parts."""
+        config, lesson = self._config, self._lesson(step)
+        lr = learning_rate(
+            step, self._steps, lr=config.lr, warmup=config.warmup_steps, schedule=config.schedule
+        )
+        sums: dict[str, Tensor] = {}
+        for rows in lesson.passes:
+            said = self._forward(lesson.sequences, rows, config.objective.kd_weight(step), lesson.purpose)
+            self._model.backward(mean_over_tokens(said.total, lesson.tokens))
+            finite = self._model.step(lr)
+            _add(sums, said)
+        means = self._means(sums, lesson.tokens)
+        if not (finite and math.isfinite(means[TOTAL])):
+            raise ValueError(
+                f"step {step + 1}: loss {means[TOTAL]} or its gradient is not finite; lower lr ({config.lr}) or "
+                f"raise warmup_steps ({config.warmup_steps})"
+            )
+        kind = "written" if lesson.purpose == "learn_written" else "train"
+        return {f"{kind}_{name}": value for name, value in means.items()} | {"lr": lr}
+
+    def _lesson(self, step: int) -> Lesson:
+        config, context = self._config, self._context
+        origin = "corpus" if self._writing is None else self._writing.origin(step, self._steps)
+        if origin != "corpus":
+            return self._written_lesson(step, anew=origin == "written")
+        rows = rows_of_step(step, config.batch, self._learned, lambda epoch: context.seed("order", epoch))
+        parts = passes(rows, context.rank, context.world_size, config.micro_batch)
+        return Lesson(self._sequences, parts, int(self._sequences.loss_mask[rows].sum()), "learn")
+
+    def _written_lesson(self, step: int, anew: bool) -> Lesson:
+        assert self._writing is not None
+        if anew:
+            with self._model.whole() as learner:
+                texts = self._writing.write(step, learner.student)
+        else:
+            texts = self._writing.replay(step)
+        sequences = self._writing.sequences(texts) if texts else self._sequences
+        share = -(-self._config.batch // self._context.world_size)
+        tokens = torch.tensor(sequences.loss_mask.sum() if texts else 0, device=self._context.device)
+        torch.distributed.all_reduce(tokens)
+        parts = filled(np.arange(len(texts)), share, self._config.micro_batch)
+        return Lesson(sequences, parts, int(tokens), "learn_written")
+
+    @torch.no_grad()
+    def _judge(self) -> dict[str, float]:
+        """Means over the labelled tokens of the held-out sequences; keeps the weights that are best by them."""
+        config, context = self._config, self._context
+        held_out = np.arange(self._learned, len(self._sequences))
+        sums: dict[str, Tensor] = {}
+        for part in passes(held_out, context.rank, context.world_size, _size(config, context.world_size)):
+            _add(sums, self._forward(self._sequences, part, 1.0, "judge"))
+        means = self._means(sums, int(self._sequences.loss_mask[held_out].sum()))
+        means["perplexity"] = math.exp(min(means["cross_entropy"], 700.0))
+        found = {f"held_out_{name}": value for name, value in means.items()}
+        context.log(found, step=self.state.step)
+        if config.keep == "best" and found[JUDGED] < self.state.best.get(JUDGED, math.inf):
+            self.state.best, self.state.best_weights = found, _of_student(self._model.weights())
+        if self._writing is not None:
+            self._writing.judged(found[JUDGED])
+        return found
+
+    def _forward(self, sequences: Sequences, rows: np.ndarray, kd_weight: float, purpose: Purpose) -> Sums:
+        batch = batch_of(sequences, rows, self._context.device)
+        return self._model(batch, self._signal(rows, batch), kd_weight, purpose)
+
+    def _means(self, sums: Mapping[str, Tensor], tokens: int) -> dict[str, float]:
+        """Sums of this rank to means over the tokens of all."""
+        whole = torch.stack([value.double() for value in sums.values()])
+        torch.distributed.all_reduce(whole)
+        return dict(zip(sums, (whole / tokens).tolist(), strict=True))
+
+
+def _optimization(config: DistillConfig, ranks: int) -> Optimization:
+    parts = passes(np.arange(config.batch), 0, ranks, config.micro_batch)
+    return Optimization(
+        weight_decay=config.weight_decay,
+        betas=(config.beta1, config.beta2),
+        clip=config.clip,
+        micro_batch=len(parts[0]),
+        accumulation=len(parts),
+        precision=config.precision,
+    )
+
+
+def _size(config: DistillConfig, ranks: int) -> int:
+    """Sequences of a forward pass."""
+    return config.micro_batch or -(-config.batch // ranks)
+
+
+def _add(sums: dict[str, Tensor], said: Sums) -> None:
+    for name, value in {TOTAL: said.total.detach(), **said.terms}.items():
+        sums[name] = sums[name] + value if name in sums else value
+
+
+def _of_student(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(PREFIX): value for name, value in weights.items()}
