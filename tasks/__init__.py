@@ -12,6 +12,7 @@ TASKS = {
     "distill_student": "tasks.model_distillation.distill_student:DistillStudent",
     "train_teacher": "tasks.model_distillation.train_teacher:TrainTeacher",
     "evaluate_lm": "tasks.llm_distillation.evaluate_lm:EvaluateLm",
+    "generate_responses": "tasks.llm_distillation.generate_responses:GenerateResponses",
 }
 
 DATASETS = {

@@ -100,6 +100,12 @@ class Corpus(Settings):
         """
         return _examples(self, self.content_digest())
 
+    def unchanged(self, digest: str) -> tuple[Example, ...]:
+        """`examples`, of the content that had this digest when the work was planned; ValueError where it changed."""
+        if self.content_digest() != digest:
+            raise ValueError(f"corpus {self.path}: its content changed since it was planned; run it again")
+        return self.examples()
+
     def _read(self) -> tuple[Example, ...]:
         rows = self._rows()
         given = {part: name for part in USUAL if (name := getattr(self, part)) is not None}

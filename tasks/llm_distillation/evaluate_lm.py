@@ -19,7 +19,8 @@ from orchestrator.task import (
     Task,
 )
 
-from .chat import openings, samples
+from .answering import answer, prompt_rows, prompts_of
+from .chat import samples
 from .evaluate_config import ARTIFACTS, EvaluateLmConfig, Judged
 from .evaluate_tables import (
     judge,
@@ -29,8 +30,7 @@ from .evaluate_tables import (
     sample_table,
     summary_table,
 )
-from .examples import Dialogue
-from .generation import write
+from .examples import Dialogue, Example
 from .judged_models import JudgedModels, check_models
 from .lm_scores import Sums, distributions, ranges, score
 from .packing import Sequences, fitted, pack
@@ -59,40 +59,22 @@ class EvaluateLm(Task[EvaluateLmConfig]):
     @classmethod
     def describe(cls, config: EvaluateLmConfig, inputs: Mapping[str, Facts]) -> Facts:
         tokenizer = check_models(config, inputs)
-        examples = config.corpus.examples()
-        asked = [number for number, example in enumerate(examples) if _answered(example)]
-        sizes = [_characters(example) for example in examples]
         return {
-            "models": config.judged,
-            "tokenizer": tokenizer,
-            "rows": len(examples),
-            "parts": [list(part) for part in ranges(sizes, CHARACTERS)],
-            "prompts": asked[: config.prompts],
-        }
+            "models": config.judged, "tokenizer": tokenizer, "corpus": config.corpus.content_digest(),
+            "rows": len(config.corpus.examples()), "prompts": len(_asked(config)),
+        }  # fmt: skip
 
     @classmethod
     def shards(cls, config: EvaluateLmConfig, facts: Facts) -> Sequence[Shard]:
-        found = []
-        for role in facts["models"]:
-            unread = MODELS - config.reads(role, beside_teacher=True) | {"sampling"}
-            found += [
-                Shard({"model": role, "first_row": first, "last_row": last - 1}, unread, disk_bytes=2048)
-                for first, last in facts["parts"]
-            ]
-        for role in facts["models"]:
-            unread = MODELS - config.reads(role, beside_teacher=False)
-            for seed in range(config.sampling_seeds):
-                for first in range(0, len(facts["prompts"]), PROMPTS):
-                    prompts = facts["prompts"][first : first + PROMPTS]
-                    identity = {
-                        "model": role,
-                        "sample": seed,
-                        "first_row": prompts[0],
-                        "last_row": prompts[-1],
-                    }
-                    size = 8 * config.sampling.new_tokens * len(prompts)
-                    found.append(Shard(identity, unread, disk_bytes=size))
-        return found
+        parts = ranges([_characters(example) for example in config.corpus.examples()], CHARACTERS)
+        prompts = _asked(config)
+        asked = [prompts[first : first + PROMPTS] for first in range(0, len(prompts), PROMPTS)]
+        return [_likelihood_shard(config, role, *part) for role in config.judged for part in parts] + [
+            _answer_shard(config, role, seed, rows)
+            for role in config.judged
+            for seed in range(config.sampling_seeds)
+            for rows in asked
+        ]
 
     def __init__(
         self, config: EvaluateLmConfig, inputs: Mapping[str, Artifact], facts: Facts, context: Context
@@ -100,7 +82,7 @@ class EvaluateLm(Task[EvaluateLmConfig]):
         self.config, self.facts = config, facts
         seed = context.seed("before", item={"model": "before"})
         self.models = JudgedModels(config, inputs, context.device, seed)
-        self.examples = config.corpus.examples()
+        self.examples, self.asked = config.corpus.unchanged(facts["corpus"]), _asked(config)
 
     def compute(self, shard: Shard, context: Context) -> Output:
         answers = "sample" in shard.identity
@@ -135,37 +117,17 @@ class EvaluateLm(Task[EvaluateLmConfig]):
         )
 
     def _answers(self, shard: Shard, context: Context) -> Output:
+        config, tokenizer = self.config, self.models.tokenizer
         first, last = shard.identity["first_row"], shard.identity["last_row"]
-        rows = [row for row in self.facts["prompts"] if first <= row <= last]
-        prompts = dict(zip(rows, self._prompts(rows), strict=True))
-        rows = [row for row in rows if len(prompts[row]) <= self.config.length]
-        model = self.models.model(shard.identity["model"])
-        saved = context.load_progress()
-        texts: list[str] = [] if saved is None else list(saved.facts["texts"])
-
-        def progress() -> Progress:
-            return Progress({}, {"texts": list(texts)})
-
-        while len(texts) < len(rows):
-            batch = rows[len(texts) : len(texts) + self.config.batch]
-            seeds = [
-                context.seed("sample", item={"sample": shard.identity["sample"], "row": row}) for row in batch
-            ]
-            ids = write(
-                model, [prompts[row] for row in batch], seeds, self.config.sampling,
-                vocabulary=self.facts["tokenizer"]["size"], end=self.facts["tokenizer"]["eos"],
-            )  # fmt: skip
-            texts += self.models.tokenizer.batch_decode(ids, skip_special_tokens=True)
-            context.log({"answers": len(texts)}, step=len(texts))
-            context.save_progress(progress)
+        rows = [row for row in self.asked if first <= row <= last]
+        prompts = prompts_of(self.examples, rows, tokenizer, config.corpus, config.length)
+        written = answer(
+            self.models.model(shard.identity["model"]), tokenizer, prompts, config.sampling,
+            sample=shard.identity["sample"], batch=config.batch, context=context,
+        )  # fmt: skip
+        rows, texts = [one.row for one in written], [one.text for one in written]
         columns = {"row": pa.array(rows, pa.int64()), "text": pa.array(texts, pa.string())}
         return Output(tables={"answers": pa.table(columns)})
-
-    def _prompts(self, rows: Sequence[int]) -> list[list[int]]:
-        dialogues = [example for row in rows if isinstance(example := self.examples[row], Dialogue)]
-        return openings(
-            [dialogue.opening for dialogue in dialogues], self.models.tokenizer, self.config.corpus
-        )
 
     @classmethod
     def close(
@@ -190,12 +152,23 @@ class EvaluateLm(Task[EvaluateLmConfig]):
         )
 
 
-def _answered(example: object) -> bool:
-    """Whether it is a prompt with a response to compare with."""
-    return isinstance(example, Dialogue) and bool(example.reference)
+def _likelihood_shard(config: EvaluateLmConfig, role: Judged, first: int, last: int) -> Shard:
+    unread = MODELS - config.reads(role, beside_teacher=True) | {"sampling"}
+    return Shard({"model": role, "first_row": first, "last_row": last - 1}, unread, disk_bytes=2048)
 
 
-def _characters(example: object) -> int:
+def _answer_shard(config: EvaluateLmConfig, role: Judged, seed: int, rows: Sequence[int]) -> Shard:
+    unread = MODELS - config.reads(role, beside_teacher=False)
+    size = 8 * config.sampling.new_tokens * len(rows)
+    return Shard({"model": role, "sample": seed, "first_row": rows[0], "last_row": rows[-1]}, unread, size)
+
+
+def _asked(config: EvaluateLmConfig) -> list[int]:
+    """The rows whose prompts are answered."""
+    return prompt_rows(config.corpus.examples(), answered=True)[: config.prompts]
+
+
+def _characters(example: Example) -> int:
     return (
         sum(len(turn.content) for turn in example.turns)
         if isinstance(example, Dialogue)

@@ -1,10 +1,12 @@
 """A corpus as sequences of tokens: what every task on text starts from."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from .chat import samples
 from .corpus import Corpus
+from .examples import Example
 from .packing import Sequences, fitted, pack
 from .vocabulary import padding_id
 
@@ -23,7 +25,13 @@ def sequences(corpus: Corpus, tokenizer: "PreTrainedTokenizerBase", length: int)
 
 @lru_cache(maxsize=4)
 def _sequences(corpus: Corpus, digest: str, tokenizer: "PreTrainedTokenizerBase", length: int) -> Sequences:
-    examples = corpus.examples()
+    return packed(corpus.examples(), corpus, tokenizer, length)
+
+
+def packed(
+    examples: Sequence[Example], corpus: Corpus, tokenizer: "PreTrainedTokenizerBase", length: int
+) -> Sequences:
+    """Examples in sequences of `length` tokens, read and packed as `corpus` says. Raises as `sequences`."""
     documents, counts = fitted(samples(examples, tokenizer, corpus), length, corpus.over_long)
     if not documents:
         told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
