@@ -43,37 +43,50 @@ def chunked(
         raise ValueError(
             f"hidden states are {hidden.dtype}, the head is {head.dtype}; expected one type: cast one of them"
         )
-    wanted = torch.is_grad_enabled()
+    gradients = _Gradients(hidden, head)
+    sums = {TOTAL: hidden.new_zeros((), dtype=wide(hidden.dtype))}
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-        by_hidden = torch.zeros_like(hidden) if wanted and hidden.requires_grad else None
-        by_head = None
-        if wanted and head.requires_grad:
-            by_head = torch.zeros_like(head, dtype=wide(head.dtype))
-        sums: dict[str, Tensor] = {}
         for part in plan:
-            add(sums, _chunk(hidden, head, rows, part, by_hidden, by_head))
-        sums.setdefault(TOTAL, hidden.new_zeros((), dtype=wide(hidden.dtype)))
+            add(sums, _chunk(gradients, rows, part))
     inputs = [hidden, head, *(one.parameter for one in collected)]
-    gradients = [by_hidden, by_head, *(one.gradient for one in collected)]
-    sums[TOTAL] = _Known.apply(sums[TOTAL], gradients, *inputs)
+    known = [*gradients.whole(), *(one.gradient for one in collected)]
+    sums[TOTAL] = _Known.apply(sums[TOTAL], known, *inputs)
     return sums
 
 
-def _chunk(
-    hidden: Tensor, head: Tensor, rows: RowLoss, part: slice, by_hidden: Tensor | None, by_head: Tensor | None
-) -> dict[str, Tensor]:
-    """The sums of one slice; adds to the gradients."""
-    chunk = hidden[part]
-    logits = logits_of(chunk, head)
+class _Gradients:
+    """By the hidden states and the head, of the chunks so far; only where they are asked for."""
+
+    def __init__(self, hidden: Tensor, head: Tensor) -> None:
+        self.hidden, self.head = hidden, head
+        wanted = torch.is_grad_enabled()
+        self.by_hidden = torch.zeros_like(hidden) if wanted and hidden.requires_grad else None
+        self.by_head: Tensor | None = None
+        self.of_head = wanted and head.requires_grad
+
+    def add(self, part: slice, logits: Tensor) -> None:
+        """`logits` is the gradient by the logits of a slice, in the heads's type."""
+        if self.by_hidden is not None:
+            self.by_hidden[part] += logits @ self.head
+        if self.of_head and self.by_head is None:
+            self.by_head = (logits.T @ self.hidden[part]).to(wide(logits.dtype))
+        elif self.by_head is not None and self.by_head.dtype == logits.dtype:
+            self.by_head.addmm_(logits.T, self.hidden[part])
+        elif self.by_head is not None:
+            self.by_head += logits.T @ self.hidden[part]
+
+    def whole(self) -> tuple[Tensor | None, Tensor | None]:
+        """Zeros for the head where there was no chunk, as ranks that share it wait for each other's."""
+        if self.of_head and self.by_head is None:
+            self.by_head = torch.zeros_like(self.head)
+        return self.by_hidden, self.by_head
+
+
+def _chunk(gradients: _Gradients, rows: RowLoss, part: slice) -> dict[str, Tensor]:
+    """The sums of one slice; a function of its own, so that its logits are gone before the next's are made."""
+    logits = logits_of(gradients.hidden[part], gradients.head)
     sums = rows(logits, part)
-    gradient = logits.to(head.dtype)
-    if by_hidden is not None:
-        by_hidden[part] += gradient @ head
-    if by_head is not None:
-        if by_head.dtype == head.dtype:
-            by_head.addmm_(gradient.T, chunk)
-        else:
-            by_head += gradient.T @ chunk
+    gradients.add(part, logits.to(gradients.head.dtype))
     return sums
 
 
@@ -105,11 +118,15 @@ def add(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
         sums[name] = sums[name] + value if name in sums else value
 
 
-def chunk_rows(head: Tensor, tensors: int, budget_mb: float | None = None) -> int:
-    """Positions of a chunk so that `tensors` logits tensors of it fit in the budget, in MiB; at least 1."""
-    budget = CHUNK_MB.get(head.device.type, CHUNK_MB["cpu"]) if budget_mb is None else budget_mb
-    row = len(head) * wide(head.dtype).itemsize * tensors
-    return max(1, int(budget * 2**20) // row)
+def chunk_plan(positions: int, row_bytes: int, device: torch.device, budget_mb: float | None) -> list[slice]:
+    """Slices of equal size (the last may be shorter) whose logits fit in the budget, in MiB; at least one row each.
+
+    Chunks of less than some hundred rows make slow matrix products: do not be too mean.
+    """
+    budget = CHUNK_MB.get(device.type, CHUNK_MB["cpu"]) if budget_mb is None else budget_mb
+    most = max(1, int(budget * 2**20) // row_bytes)
+    chunks = max(1, -(-positions // most))
+    return slices(positions, max(1, -(-positions // chunks)))
 
 
 def slices(size: int, step: int) -> list[slice]:

@@ -5,8 +5,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tasks.llm_distillation.losses.chunked import TOTAL, RowLoss, add, blocks, chunk_rows, chunked, slices
+from tasks.llm_distillation.losses.chunked import TOTAL, RowLoss, add, blocks, chunk_plan, chunked
 from tasks.llm_distillation.losses.mixture import Mixture
+from tasks.llm_distillation.losses.precision import wide
 from tasks.llm_distillation.losses.rows import CROSS_ENTROPY, Sums, mixture_rows
 from tasks.llm_distillation.losses.teachers import Teacher, TopKTeacher
 
@@ -44,7 +45,8 @@ def distillation_loss(
     each position is to predict, so already shifted (`shifted` does it); the teacher's word at a position is about
     the same token. `kd_weight`: what `mixture.kd_weight(step)` says. `vocabulary`: tokens that count, from 0 up; the
     padding of either head beyond is cut (with uld alone the student's only, the teacher's tokens being others:
-    cut its head before). `budget_mb`: see `chunked.chunk_rows`. ValueError where sizes do not fit.
+    cut its head before). `budget_mb`: memory of a chunk's logits, see `chunked.chunk_plan`.
+    ValueError where sizes do not fit.
     """
     vocabulary = common_vocabulary(mixture, len(head), teacher, vocabulary)
     positions = (labels != IGNORED).nonzero().squeeze(-1)
@@ -57,8 +59,9 @@ def distillation_loss(
         if isinstance(known, TopKTeacher) and mixture.off_support == "zero":
             known = known.without_tail()
     rows = mixture_loss(labels, mixture, known, kd_weight, vocabulary)
-    step = chunk_rows(head, 2 if known is not None and known.vocabulary else 1, budget_mb)
-    sums = chunked(hidden[positions], head[:vocabulary], rows, slices(len(positions), step))
+    row = (vocabulary + (known.vocabulary or 0 if known is not None else 0)) * wide(head.dtype).itemsize
+    plan = chunk_plan(len(positions), row, head.device, budget_mb)
+    sums = chunked(hidden[positions], head[:vocabulary], rows, plan)
     return LossSums(sums.pop(TOTAL), sums, len(positions))
 
 
@@ -77,9 +80,7 @@ def mixture_loss(
         said = None if teacher is None else teacher.rows(part, of_teacher)
         for block in blocks(logits):
             known = None if said is None else said.block(block)
-            gradient, found = mixture_rows(logits[block], known, labels[part][block], mixture, kd_weight)
-            logits[block] = gradient
-            add(sums, found)
+            add(sums, mixture_rows(logits[block], known, labels[part][block], mixture, kd_weight))
         sums[TOTAL] = torch.stack([weights[name] * value for name, value in sums.items()]).sum()
         return sums
 

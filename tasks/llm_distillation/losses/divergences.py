@@ -1,9 +1,9 @@
 """Divergences between next-token distributions, each with its derivative in closed form.
 
 One table maps the names to them. p is the teacher's distribution, q the student's, both over the last axis, at
-the term's temperature. Every function returns the value at each position and its slope d value / d log q with all
-log q taken as independent; `to_logits` turns a slope into the gradient by the student's logits. Values may also be
-differentiated by autograd: both ways agree, and the tests hold them to it.
+the term's temperature. Every function returns the value at each position and its slope d value / d log q, with all
+log q taken as independent, times `scale`; `to_logits` turns a slope into the gradient by the student's logits.
+Values may also be differentiated by autograd: both ways agree, and the tests hold them to it.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,6 +30,8 @@ class Pair(NamedTuple):
 
 Found = tuple[Tensor, Tensor]
 """Value (...), slope (..., C)."""
+Weight = Tensor | float
+"""A number, or one for each position (...)."""
 
 
 def pair_of(log_p: Tensor, log_q: Tensor) -> Pair:
@@ -40,29 +42,29 @@ def pair_of(log_p: Tensor, log_q: Tensor) -> Pair:
 
 def divergence(term: Divergence, log_p: Tensor, log_q: Tensor) -> Tensor:
     """The term's value at each position (...) from log-probabilities (..., C); differentiable, weight left out."""
-    return DIVERGENCES[term.name](pair_of(log_p, log_q), term)[0]
+    return DIVERGENCES[term.name](pair_of(log_p, log_q), term, 1.0)[0]
 
 
-def to_logits(slope: Tensor, q: Tensor, temperature: float) -> Tensor:
-    """The gradient by logits z of which log q = log_softmax(z / temperature)."""
-    return (slope - q * slope.sum(-1, keepdim=True)).div_(temperature)
+def to_logits(slope: Tensor, q: Tensor, temperature: float, out: Tensor | None = None) -> Tensor:
+    """The gradient by logits z of which log q = log_softmax(z / temperature); `out` may be what it is written to."""
+    gradient = torch.addcmul(slope, q, slope.sum(-1, keepdim=True), value=-1, out=out)
+    return gradient if temperature == 1 else gradient.div_(temperature)
 
 
-def forward_kl(pair: Pair, term: Divergence) -> Found:
+def forward_kl(pair: Pair, term: Divergence, scale: float) -> Found:
     """KL(p || q)."""
     log_p, log_q, p, _ = pair
-    return (p * (log_p - log_q)).sum(-1), -p
+    return (p * (log_p - log_q)).sum(-1), p * -scale
 
 
-def reverse_kl(pair: Pair, term: Divergence) -> Found:
+def reverse_kl(pair: Pair, term: Divergence, scale: float) -> Found:
     """KL(q || p)."""
     log_p, log_q, _, q = pair
-    ratio = log_q - log_p
-    value = (q * ratio).sum(-1)
-    return value, q * (ratio + 1)
+    weighted = q * (log_q - log_p)
+    return weighted.sum(-1), (weighted + q) * scale
 
 
-def jsd(pair: Pair, term: Divergence) -> Found:
+def jsd(pair: Pair, term: Divergence, scale: float) -> Found:
     """beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q (GKD, Agarwal et al. 2024).
 
     The mixture is one of probabilities. As in TRL beta 0 is exactly KL(p || q) and beta 1 exactly KL(q || p),
@@ -70,43 +72,42 @@ def jsd(pair: Pair, term: Divergence) -> Found:
     """
     beta = term.beta
     if beta in (0.0, 1.0):
-        return (reverse_kl if beta else forward_kl)(pair, term)
+        return (reverse_kl if beta else forward_kl)(pair, term, scale)
     log_p, log_q, p, q = pair
-    log_m = mixture_log(beta, p, q)
+    log_m = mixture(beta, p, q).log()
     student = q * (log_q - log_m)
+    norm = 1 / (beta * (1 - beta)) if term.normalised else 1.0
     value = beta * (p * (log_p - log_m)).sum(-1) + (1 - beta) * student.sum(-1)
-    scale = 1 / (beta * (1 - beta)) if term.normalised else 1.0
-    return value * scale, student * ((1 - beta) * scale)
+    return value * norm, student * ((1 - beta) * norm * scale)
 
 
-def skew_kl(pair: Pair, term: Divergence) -> Found:
+def skew_kl(pair: Pair, term: Divergence, scale: float) -> Found:
     """KL(p || lam p + (1 - lam) q) (DistiLLM, Ko et al. 2024)."""
     log_p, _, p, q = pair
-    log_m = mixture_log(term.share, p, q)
-    value = (p * (log_p - log_m)).sum(-1)
-    return value, p * q * (-log_m).exp() * (term.share - 1)
+    mixed = mixture(term.share, p, q)
+    return (p * (log_p - mixed.log())).sum(-1), p * q / mixed * ((term.share - 1) * scale)
 
 
-def skew_reverse_kl(pair: Pair, term: Divergence) -> Found:
+def skew_reverse_kl(pair: Pair, term: Divergence, scale: float) -> Found:
     """KL(q || (1 - lam) p + lam q) (DistiLLM, Ko et al. 2024)."""
     _, log_q, p, q = pair
-    log_m = mixture_log(1 - term.share, p, q)
-    ratio = log_q - log_m
-    return (q * ratio).sum(-1), q * (ratio + 1 - term.share * q * (-log_m).exp())
+    mixed = mixture(1 - term.share, p, q)
+    weighted = q * (log_q - mixed.log())
+    return weighted.sum(-1), (weighted + q - q * q / mixed * term.share) * scale
 
 
-def symmetric_kl(pair: Pair, term: Divergence) -> Found:
-    """(1 - lam) KL(p || q) + lam KL(q || p) (DistiLLM's code)."""
-    return blend(1 - term.share, term.share, pair, term)
+def symmetric_kl(pair: Pair, term: Divergence, scale: float) -> Found:
+    """(1 - lam) KL(p || q) + lam KL(q || p) (as DistiLLM's code has it)."""
+    return blend(1 - term.share, term.share, pair, term, scale)
 
 
-def tvd(pair: Pair, term: Divergence) -> Found:
+def tvd(pair: Pair, term: Divergence, scale: float) -> Found:
     """Total variation distance, sum |p - q| / 2."""
     gap = pair.q - pair.p
-    return gap.abs().sum(-1) / 2, pair.q * gap.sign() / 2
+    return gap.abs().sum(-1) / 2, pair.q * gap.sign() * (scale / 2)
 
 
-def akl(pair: Pair, term: Divergence) -> Found:
+def akl(pair: Pair, term: Divergence, scale: float) -> Found:
     """Adaptive KL (Wu et al. 2024): forward and reverse KL, weighed by |p - q| over the teacher's head and tail.
 
     The tail is the least likely classes, as long as their mass together is less than alpha. Weights are not
@@ -114,15 +115,13 @@ def akl(pair: Pair, term: Divergence) -> Found:
     """
     p, q = pair.p.detach(), pair.q.detach()
     ascending, order = p.sort(-1)
-    in_tail = ascending.cumsum(-1) < term.alpha
     gap = (ascending - q.gather(-1, order)).abs_()
-    tail = (gap * in_tail).sum(-1)
-    tiny = torch.finfo(p.dtype).tiny
-    share = tail / gap.sum(-1).clamp_min(tiny)
-    return blend(1 - share, share, pair, term)
+    tail = (gap * (ascending.cumsum(-1) < term.alpha)).sum(-1)
+    share = tail / gap.sum(-1).clamp_min(torch.finfo(p.dtype).tiny)
+    return blend(1 - share, share, pair, term, scale)
 
 
-def uld(pair: Pair, term: Divergence) -> Found:
+def uld(pair: Pair, term: Divergence, scale: float) -> Found:
     """Universal logit distillation (Boizard et al. 2024): sum |p_(k) - q_(k)| over both sorted downwards.
 
     The only one for two tokenizers: p (..., V_t) and q (..., V_s) may differ in size, the shorter is padded
@@ -132,23 +131,22 @@ def uld(pair: Pair, term: Divergence) -> Found:
     ranked, order = pair.q.sort(-1, descending=True)
     gap = padded(ranked, longest) - padded(pair.p.sort(-1, descending=True).values, longest)
     signs = gap[..., : pair.q.shape[-1]].sign()
-    slope = torch.empty_like(pair.q).scatter_(-1, order, ranked * signs)
-    return gap.abs().sum(-1), slope
+    return gap.abs().sum(-1), torch.empty_like(pair.q).scatter_(-1, order, ranked * signs * scale)
 
 
-def mixture_log(share: float, p: Tensor, q: Tensor) -> Tensor:
-    """log(share p + (1 - share) q); finite also where neither has mass."""
+def mixture(share: float, p: Tensor, q: Tensor) -> Tensor:
+    """share p + (1 - share) q, kept from 0, so that it may be divided by and its logarithm is finite."""
     mixed = share * p + (1 - share) * q
-    return mixed.clamp_min(torch.finfo(mixed.dtype).tiny).log()
+    return mixed.clamp_min(torch.finfo(mixed.dtype).tiny)
 
 
-def blend(forward: Tensor | float, reverse: Tensor | float, pair: Pair, term: Divergence) -> Found:
-    """Forward and reverse KL with these weights, numbers or one for each position (...)."""
-    (value, slope), (value_back, slope_back) = forward_kl(pair, term), reverse_kl(pair, term)
+def blend(forward: Weight, reverse: Weight, pair: Pair, term: Divergence, scale: float) -> Found:
+    """Forward and reverse KL with these weights."""
+    (value, slope), (value_back, slope_back) = forward_kl(pair, term, scale), reverse_kl(pair, term, scale)
     return forward * value + reverse * value_back, _last(forward) * slope + _last(reverse) * slope_back
 
 
-def _last(weight: Tensor | float) -> Tensor | float:
+def _last(weight: Weight) -> Weight:
     return weight.unsqueeze(-1) if isinstance(weight, Tensor) else weight
 
 
@@ -157,7 +155,8 @@ def padded(values: Tensor, size: int) -> Tensor:
     return torch.nn.functional.pad(values, (0, size - values.shape[-1]))
 
 
-DIVERGENCES: Mapping[str, Callable[[Pair, Divergence], Found]] = MappingProxyType(
+Method = Callable[[Pair, Divergence, float], Found]
+DIVERGENCES: Mapping[str, Method] = MappingProxyType(
     {
         "forward_kl": forward_kl,
         "reverse_kl": reverse_kl,

@@ -15,27 +15,26 @@ Sums = dict[str, Tensor]
 
 def mixture_rows(
     logits: Tensor, teacher: Rows | None, labels: Tensor, mixture: Mixture, kd_weight: float
-) -> tuple[Tensor, Sums]:
-    """The gradient (R, V) of the weighted sum over R positions, and each term's plain sum.
+) -> Sums:
+    """Each term's plain sum over R positions; leaves the gradient of the weighted sum in `logits` (R, V).
 
     Terms of one temperature share the softmax and the way back through it.
     """
-    gradient: Tensor | None = None
     sums: Sums = {}
+    found = []
     for temperature, terms in by_temperature(mixture).items():
         log_q = torch.log_softmax(scaled(logits, temperature), -1)
         q = log_q.exp()
-        slope = None
-        if terms:
-            assert teacher is not None
-            slope = _divergences(log_q, q, teacher, terms, kd_weight, sums)
+        slope = _divergences(log_q, q, teacher, terms, kd_weight, sums)
         if temperature == 1 and mixture.cross_entropy:
             slope = torch.zeros_like(q) if slope is None else slope
             sums[CROSS_ENTROPY] = _cross_entropy(log_q, labels, mixture.cross_entropy, slope)
         assert slope is not None
-        found = to_logits(slope, q, temperature)
-        gradient = found if gradient is None else gradient.add_(found)
-    return torch.zeros_like(logits) if gradient is None else gradient, sums
+        found.append((slope, q, temperature))
+    to_logits(*found[0], out=logits)
+    for slope, q, temperature in found[1:]:
+        logits += to_logits(slope, q, temperature)
+    return sums
 
 
 def by_temperature(mixture: Mixture) -> Mapping[float, list[Divergence]]:
@@ -47,15 +46,17 @@ def by_temperature(mixture: Mixture) -> Mapping[float, list[Divergence]]:
 
 
 def _divergences(
-    log_q: Tensor, q: Tensor, teacher: Rows, terms: list[Divergence], kd_weight: float, sums: Sums
-) -> Tensor:
-    """The weighted sum of the terms' slopes by log q (R, V); fills in their sums."""
+    log_q: Tensor, q: Tensor, teacher: Rows | None, terms: list[Divergence], kd_weight: float, sums: Sums
+) -> Tensor | None:
+    """The weighted sum of the terms' slopes by log q (R, V), none without terms; fills in their sums."""
+    if not terms:
+        return None
+    assert teacher is not None
     pair = teacher.pair(log_q, q, terms[0].temperature)
     slopes = None
     for term in terms:
-        value, slope = DIVERGENCES[term.name](pair, term)
+        value, slope = DIVERGENCES[term.name](pair, term, kd_weight * term.weight)
         sums[term.name] = value.sum()
-        slope = slope.mul_(kd_weight * term.weight)
         slopes = slope if slopes is None else slopes.add_(slope)
     assert slopes is not None
     return teacher.spread(slopes, pair, q)
