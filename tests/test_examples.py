@@ -1,10 +1,9 @@
 """Every file in examples/ runs through the command line, the large ones scaled down by overrides."""
 
-import time
 from pathlib import Path
 
 import pytest
-from engine import Bench, digests, end, gone, working_children
+from engine import Bench, digests, kill_when, progress
 from examples_small import NEEDS, SMALL
 
 from tasks.data import Dataset
@@ -84,24 +83,3 @@ def test_a_sweep_killed_in_the_middle_ends_with_the_same_table(tmp_path):
     answer = bench.limbeck(*argv).json
     assert digests(answer) == digests(undisturbed)
     assert answer["stages"]["sweep"]["cached_shards"] > 3
-
-
-def progress(bench):
-    return list(bench.store.glob("work/*/*/progress"))
-
-
-def kill_when(bench, argv, happened):
-    """Runs a command until something has happened in its store, and kills its driver there."""
-    process = bench.start(*argv)
-    try:
-        deadline = time.monotonic() + 120
-        while not happened():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        children = working_children(process)
-        process.kill()
-        process.wait(timeout=30)
-    finally:
-        end(process)
-    assert gone(children)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,28 @@ def gone(pids: list[int], timeout: float = 30) -> bool:
             return False
         time.sleep(0.1)
     return True
+
+
+def progress(bench: Bench) -> list[Path]:
+    """What shards under way have saved."""
+    return list(bench.store.glob("work/*/*/progress"))
+
+
+def kill_when(bench: Bench, argv: list[str], happened: Callable[[], Any]) -> None:
+    """Runs a command until something has happened in its store, and kills its driver there."""
+    process = bench.start(*argv)
+    try:
+        deadline = time.monotonic() + 120
+        while not happened():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        children = working_children(process)
+        process.kill()
+        process.wait(timeout=30)
+    finally:
+        end(process)
+    assert gone(children)
 
 
 def kill_server() -> None:
