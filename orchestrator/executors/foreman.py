@@ -17,6 +17,8 @@ from orchestrator.task import Json, Needs
 
 _PLACING_S = 10.0
 """Ray Train does not hear a stop while it waits for a place, so it waits for no longer than this at a time."""
+_STARTING_S = 120.0
+"""From a place to ranks that know each other; a gang that takes longer shows no sign of life any more."""
 _UNPLACED = ("WorkerGroupStartupTimeoutError", "InsufficientClusterResourcesError")
 _SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -78,7 +80,7 @@ class Foreman:
         with self._lock:
             gang = self._gang
             waited = time.monotonic() - gang.started
-            waiting = int(waited) if not gang.ranks and waited < self._deadline_s else 0
+            waiting = int(min(waited, self._deadline_s + _STARTING_S)) if not gang.ranks else 0
             news = {"metrics": gang.metrics, "previews": gang.previews}
             gang.metrics, gang.previews = [], []
             beats = waiting + len(gang.ranks) + sum(gang.beats.values()) + len(gang.answers)
@@ -130,25 +132,27 @@ class Foreman:
         needs = self._needs
         resources = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": int(needs.memory_gb * GB)}
         me = ray.get_runtime_context().current_actor
-        with tempfile.TemporaryDirectory(prefix="limbeck-gang-") as folder:
-            trainer = TorchTrainer(
-                compute_as_rank,
-                train_loop_config={"part": Part(self._told, key, identity, label, me)},
-                torch_config=TorchConfig(timeout_s=int(self._deadline_s) + 60),
-                scaling_config=ScalingConfig(
-                    num_workers=needs.ranks, use_gpu=needs.gpus > 0, resources_per_worker=resources
-                ),
-                run_config=RunConfig(
-                    name="gang", storage_path=folder, logging_config=LoggingConfig("ERROR"),
-                    failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-                ),
+        with tempfile.TemporaryDirectory(prefix="limbeck-") as folder:
+            run_config = RunConfig(
+                name="gang", storage_path=folder, logging_config=LoggingConfig("ERROR"),
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
             )  # fmt: skip
-            try:
-                trainer.fit()
-            except WorkerGroupError as error:
-                return dict(error.worker_failures)
-            except ControllerError as error:
-                return {-1: error.controller_failure}
+            assert run_config.storage_context  # made and tried out now, and used never: checkpoints are ours
+        trainer = TorchTrainer(
+            compute_as_rank,
+            train_loop_config={"part": Part(self._told, key, identity, label, me)},
+            torch_config=TorchConfig(timeout_s=int(self._deadline_s) + 60),
+            scaling_config=ScalingConfig(
+                num_workers=needs.ranks, use_gpu=needs.gpus > 0, resources_per_worker=resources
+            ),
+            run_config=run_config,
+        )
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:
+            return dict(error.worker_failures)
+        except ControllerError as error:
+            return {-1: error.controller_failure}
         return {}
 
     def _unplaced(self) -> Answer:
