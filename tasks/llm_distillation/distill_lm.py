@@ -33,6 +33,7 @@ from .lora import merged, with_adapters
 from .model_artifact import KIND, model_output
 from .sequences import sequences
 from .teacher_signal import Signal, Speaking, silence
+from .token_reader import Replayed
 from .written_texts import Writing
 
 if TYPE_CHECKING:
@@ -71,7 +72,13 @@ class DistillLm(Task[DistillConfig]):
         self.learned = learned(config, len(self.sequences))
         check_memory(config, facts, context)
         self.teacher = self.models.teacher(context.device) if config.asks_teacher else None
-        self.signal: Signal = silence if self.teacher is None else Speaking(self.teacher)
+        self.signal = self._signal()
+
+    def _signal(self) -> Signal:
+        if self.teacher is not None:
+            return Speaking(self.teacher)
+        labelled = self.config.labels is not None and self.config.objective.needs_teacher
+        return Replayed(self.models.labels()) if labelled else silence
 
     def compute(self, shard: Shard, context: Context) -> Output:
         config = self.config

@@ -9,8 +9,10 @@ import torch
 from orchestrator.task import Artifact, Facts
 
 from .distill_config import DistillConfig
+from .kept_labels import KeptTokenLabels
 from .language_model import LanguageModel
 from .lm_step import check_plain_head
+from .losses import check_teacher
 from .model_artifact import artifact_config, artifact_tokenizer, load_artifact
 from .packing import check_sealed
 from .sequences import sequences
@@ -30,10 +32,24 @@ def planned(config: DistillConfig, inputs: Mapping[str, Facts]) -> Facts:
     if teacher is not None and config.asks_teacher:
         check_same_tokens(teacher, student, ("teacher", "student"))
         check_length("of the teacher", config.length, teacher["positions"])
+    if config.labels is not None:
+        _check_labels(config, inputs["labels"], student)
     tokenizer = _known_tokenizer(config)
     if tokenizer is not None:
         learned(config, len(sequences(config.corpus, tokenizer, config.length)))
     return student
+
+
+def _check_labels(config: DistillConfig, labels: Facts, student: Facts) -> None:
+    known = student["tokenizer"]
+    kept = KeptTokenLabels(labels, ())
+    kept.check(
+        length=config.length,
+        tokenizer_digest=known["digest"],
+        vocabulary=known["size"],
+        corpus_digest=config.corpus.content_digest(),
+    )
+    check_teacher(config.objective, "sampled" if kept.labels.form == "sampled" else "top_k")
 
 
 def learned(config: DistillConfig, sequences: int) -> int:
@@ -91,6 +107,7 @@ class Models:
 
     def __init__(self, config: DistillConfig, inputs: Mapping[str, Artifact]) -> None:
         self._config, self._artifact = config, inputs.get("teacher_artifact")
+        self._labels = inputs.get("labels")
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -101,6 +118,16 @@ class Models:
             return artifact_tokenizer(self._artifact)
         assert self._config.teacher is not None
         return self._config.teacher.tokenizer()
+
+    def labels(self) -> KeptTokenLabels:
+        """The teacher's kept word. ValueError where it is another teacher's than the settings name."""
+        assert self._labels is not None
+        kept = KeptTokenLabels.of(self._labels)
+        if self._artifact is not None:
+            kept.check(teacher_digest=self._artifact.id)
+        elif self._config.teacher is not None:
+            kept.check(teacher_digest=self._config.teacher.content_digest())
+        return kept
 
     def teacher(self, device: str) -> "PreTrainedModel":
         """The teacher in its own dtype. ValueError where its documents would see each other."""

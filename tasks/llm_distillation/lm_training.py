@@ -1,8 +1,8 @@
 """The training of a student over all ranks: steps, judgements, and a state that it can go on from."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,18 +10,23 @@ import torch
 from torch import Tensor
 
 from orchestrator.task import Context, Facts, Progress
+from tasks.model_distillation.prefetch import ahead
 
 from .distill_config import DistillConfig
 from .lm_plan import filled, learning_rate, passes, rows_of_step
-from .lm_step import Learner, Purpose, Sums, batch_of
+from .lm_step import Batch, Learner, Purpose, Sums, batch_of
 from .losses import mean_over_tokens
+from .losses.teachers import SampledTeacher, Teacher, TopKTeacher
 from .packing import Sequences
 from .teacher_signal import Signal
+from .token_reader import Replayed
 from .written_texts import Writing
 from .zero import Optimization, ZeroModel
 
 TOTAL, JUDGED = "loss", "held_out_loss"
 BEST = "best/"
+AHEAD = 2
+"""Steps whose labels are read before their turn."""
 PREFIX = "student."
 """Of the student's parameters in the Learner."""
 
@@ -52,12 +57,18 @@ class State:
         return best, {"step": self.step, "best": self.best}
 
 
+class Pass(NamedTuple):
+    """One forward pass: tokens, and what the teacher says of them."""
+
+    batch: Batch
+    teacher: Teacher | None
+
+
 class Lesson(NamedTuple):
     """What this rank learns from in one step."""
 
-    sequences: Sequences
-    passes: list[np.ndarray]
-    """Rows of `sequences`."""
+    step: int
+    passes: Iterable[Pass]
     tokens: int
     """Labelled tokens of all ranks."""
     purpose: Purpose
@@ -92,8 +103,8 @@ class Training:
     def run(self) -> dict[str, float]:
         """Trains to the end; the judgement on the kept student by the held-out sequences, empty without any."""
         found: dict[str, float] = {}
-        while self.state.step < self._steps:
-            self._context.log(self._step(self.state.step), step=self.state.step + 1)
+        for lesson in self._lessons():
+            self._context.log(self._learn(lesson), step=lesson.step + 1)
             self.state.step += 1
             if self._is_due():
                 found = self._judge()
@@ -127,22 +138,30 @@ class Training:
         written, about = ({}, {}) if self._writing is None else self._writing.progress()
         return Progress(tensors={**self._model.state(), **best, **written}, facts={**facts, **about})
 
-    def _step(self, step: int) -> dict[str, float]:
+    def _lessons(self) -> Iterator[Lesson]:
+        """All that are left; what only has to be read is read ahead of the student."""
+        lessons = (self._lesson(step) for step in range(self.state.step, self._steps))
+        if not isinstance(self._signal, Replayed):
+            return lessons
+        return ahead((lesson._replace(passes=list(lesson.passes)) for lesson in lessons), AHEAD)
+
+    def _learn(self, lesson: Lesson) -> dict[str, float]:
         """One update of the weights; the mean loss of its tokens and its parts."""
-        config, lesson = self._config, self._lesson(step)
+        config = self._config
         lr = learning_rate(
-            step, self._steps, lr=config.lr, warmup=config.warmup_steps, schedule=config.schedule
+            lesson.step, self._steps, lr=config.lr, warmup=config.warmup_steps, schedule=config.schedule
         )
+        kd_weight = config.objective.kd_weight(lesson.step)
         sums: dict[str, Tensor] = {}
-        for rows in lesson.passes:
-            said = self._forward(lesson.sequences, rows, config.objective.kd_weight(step), lesson.purpose)
+        for batch, teacher in lesson.passes:
+            said = self._model(batch, teacher, kd_weight, lesson.purpose)
             self._model.backward(mean_over_tokens(said.total, lesson.tokens))
             finite = self._model.step(lr)
             _add(sums, said)
         means = self._means(sums, lesson.tokens)
         if not (finite and math.isfinite(means[TOTAL])):
             raise ValueError(
-                f"step {step + 1}: loss {means[TOTAL]} or its gradient is not finite; lower lr ({config.lr}) or "
+                f"step {lesson.step + 1}: loss {means[TOTAL]} or its gradient is not finite; lower lr ({config.lr}) or "
                 f"raise warmup_steps ({config.warmup_steps})"
             )
         kind = "written" if lesson.purpose == "learn_written" else "train"
@@ -155,7 +174,8 @@ class Training:
             return self._written_lesson(step, anew=origin == "written")
         rows = rows_of_step(step, config.batch, self._learned, lambda epoch: context.seed("order", epoch))
         parts = passes(rows, context.rank, context.world_size, config.micro_batch)
-        return Lesson(self._sequences, parts, int(self._sequences.loss_mask[rows].sum()), "learn")
+        tokens = int(self._sequences.loss_mask[rows].sum())
+        return Lesson(step, self._passes(self._sequences, parts), tokens, "learn")
 
     def _written_lesson(self, step: int, anew: bool) -> Lesson:
         assert self._writing is not None
@@ -169,7 +189,7 @@ class Training:
         tokens = torch.tensor(sequences.loss_mask.sum() if texts else 0, device=self._context.device)
         torch.distributed.all_reduce(tokens)
         parts = filled(np.arange(len(texts)), share, self._config.micro_batch)
-        return Lesson(sequences, parts, int(tokens), "learn_written")
+        return Lesson(step, self._passes(sequences, parts), int(tokens), "learn_written")
 
     @torch.no_grad()
     def _judge(self) -> dict[str, float]:
@@ -177,8 +197,9 @@ class Training:
         config, context = self._config, self._context
         held_out = np.arange(self._learned, len(self._sequences))
         sums: dict[str, Tensor] = {}
-        for part in passes(held_out, context.rank, context.world_size, _size(config, context.world_size)):
-            _add(sums, self._forward(self._sequences, part, 1.0, "judge"))
+        parts = passes(held_out, context.rank, context.world_size, _size(config, context.world_size))
+        for batch, teacher in self._passes(self._sequences, parts):
+            _add(sums, self._model(batch, teacher, 1.0, "judge"))
         means = self._means(sums, int(self._sequences.loss_mask[held_out].sum()))
         means["perplexity"] = math.exp(min(means["cross_entropy"], 700.0))
         found = {f"held_out_{name}": value for name, value in means.items()}
@@ -189,9 +210,10 @@ class Training:
             self._writing.judged(found[JUDGED])
         return found
 
-    def _forward(self, sequences: Sequences, rows: np.ndarray, kd_weight: float, purpose: Purpose) -> Sums:
-        batch = batch_of(sequences, rows, self._context.device)
-        return self._model(batch, self._signal(rows, batch), kd_weight, purpose)
+    def _passes(self, sequences: Sequences, parts: Iterable[np.ndarray]) -> Iterator[Pass]:
+        for rows in parts:
+            batch = batch_of(sequences, rows, self._context.device)
+            yield Pass(batch, _there(self._signal(rows, batch), self._context.device))
 
     def _means(self, sums: Mapping[str, Tensor], tokens: int) -> dict[str, float]:
         """Sums of this rank to means over the tokens of all."""
@@ -220,6 +242,14 @@ def _size(config: DistillConfig, ranks: int) -> int:
 def _add(sums: dict[str, Tensor], said: Sums) -> None:
     for name, value in {TOTAL: said.total.detach(), **said.terms}.items():
         sums[name] = sums[name] + value if name in sums else value
+
+
+def _there(teacher: Teacher | None, device: str) -> Teacher | None:
+    """Labels come from files, into main memory."""
+    if not isinstance(teacher, TopKTeacher | SampledTeacher):
+        return teacher
+    parts = {part.name: getattr(teacher, part.name) for part in fields(teacher)}
+    return replace(teacher, **{name: of if of is None else of.to(device) for name, of in parts.items()})
 
 
 def _of_student(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

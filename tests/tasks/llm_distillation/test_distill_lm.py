@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from tasks.llm_distillation.distill_lm import DistillLm
 from tasks.llm_distillation.model_artifact import load_artifact
+from tasks.llm_distillation.token_labels import LabelTokens
 from tests.tasks.gang_harness import run_gang
 from tests.tasks.harness import KilledError, equal, run_task
 from tests.tasks.llm_distillation import small_lm
@@ -197,6 +198,57 @@ def test_the_best_student_is_kept(given):
 def test_a_loss_that_is_not_finite_ends_it(given):
     with pytest.raises(ValueError, match="not finite; lower lr"):
         run_task(DistillLm, {**given, "lr": 1e30, "clip": 0.0, "warmup_steps": 0})
+
+
+@pytest.fixture(scope="module")
+def every_token(given):
+    """Labels that hold the teacher's whole distribution."""
+    about = {name: given[name] for name in ("teacher", "corpus", "length")}
+    return run_task(LabelTokens, {**about, "labels": {"form": "full"}})
+
+
+def test_whole_labels_teach_as_the_teacher_does(given, undisturbed, every_token):
+    cached = run_task(DistillLm, given, {"labels": every_token})
+    assert curve(cached) == pytest.approx(curve(undisturbed), rel=2e-3)
+    agreement = "held_out_agreement"
+    assert cached.metrics[agreement] == pytest.approx(undisturbed.metrics[agreement], abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("labels", "objective"),
+    [
+        ({"form": "top_k", "k": 20}, BOTH),
+        ({"form": "sampled", "samples": 12}, {**KL, "cross_entropy": 0.1}),
+    ],
+)
+def test_packed_labels_teach_and_a_killed_student_resumes(given, labels, objective):
+    about = {name: given[name] for name in ("teacher", "corpus", "length")}
+    kept = run_task(LabelTokens, {**about, "labels": labels, "sequences_per_shard": 7})
+    config = {**given, "student": {"layers": 2, "fresh": True}, "objective": objective, "steps": 20}
+    learned = run_task(DistillLm, config, {"labels": kept})
+    assert curve(learned, "held_out_loss")[-1] < curve(learned, "held_out_loss")[0]
+    progress = {}
+    with pytest.raises(KilledError):
+        run_task(DistillLm, config, {"labels": kept}, progress=progress, kill_after=3)
+    assert equal(run_task(DistillLm, config, {"labels": kept}, progress=progress), learned)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"length": 12}, "length is 16, expected 12"),
+        ({"objective": "uld"}, "uld needs the teacher's whole distribution"),
+        ({"corpus": "other"}, "corpus_digest is"),
+        ({"teacher": "other"}, "teacher_digest is"),
+    ],
+)
+def test_labels_of_something_else_are_refused(given, every_token, change, message, tmp_path):
+    made = {"other_corpus": small_lm.text, "other_teacher": small_lm.folder}
+    for name in change.keys() & {"corpus", "teacher"}:
+        path = tmp_path / "other.jsonl" if name == "corpus" else tmp_path / "other"
+        change = {name: made[f"other_{name}"](path, seed=5)}
+    with pytest.raises(ValueError, match=message):
+        run_task(DistillLm, {**given, **change}, {"labels": every_token})
 
 
 WRITING = {"share": 0.6, "sampling": {"new_tokens": 6}, "prompt_tokens": 3}
