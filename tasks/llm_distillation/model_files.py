@@ -1,13 +1,17 @@
 """Finding the files of a language model: a folder, a GGUF file, or a pinned revision of the Hugging Face hub."""
 
 import json
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from tasks.data.digest import digest_of_files
 from tasks.data.files import data_folder, first_line, reading
+
+from .quiet import quiet
 
 EXPECTED = "a folder with config.json, *.safetensors and a tokenizer, or a GGUF file"
 ONE_FILE = "model.safetensors"
@@ -17,6 +21,8 @@ TOKENIZER = (
     "chat_template.jinja", "tokenizer.model", "vocab.json", "merges.txt",
 )  # fmt: skip
 COMMIT = re.compile(r"[0-9a-f]{40}")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,12 +101,15 @@ def _checked(folder: Path, gguf_file: str | None) -> ModelFiles:
     raise ValueError(f"{folder}: holds {what}; expected {EXPECTED}: {advice}")
 
 
+@lru_cache(maxsize=8)
 def _from_hub(name: str, revision: str, gguf_file: str | None) -> Path:
+    """The folder of a commit, asked for once a process: it never changes."""
     from huggingface_hub import snapshot_download
 
     wanted = [gguf_file] if gguf_file is not None else ["config.json", "*.safetensors", INDEX, *TOKENIZER]
 
     def fetch() -> Path:
+        log.info("model %s: looking for commit %s here and on the hub", name, revision[:12])
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
 
     return _fetched(name, revision, fetch)
@@ -112,7 +121,8 @@ def _fetched(name: str, revision: str, fetch: Callable[[], Path]) -> Path:
 
     where = f"model {name} at {revision[:12]}"
     try:
-        return fetch()
+        with quiet():
+            return fetch()
     except errors.HFValidationError as error:
         raise ValueError(
             f"{where}: found no name of the hub, expected owner/name; leave `revision` out for a folder of yours"

@@ -1,4 +1,4 @@
-"""Keeps the model library silent: no progress bars and no advice between the lines of a run."""
+"""Keeps the model libraries silent: no progress bars and no advice between the lines of a run."""
 
 import io
 import warnings
@@ -8,14 +8,17 @@ from contextlib import contextmanager, redirect_stderr
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, transformers draws no progress bar and warns of nothing; what it was told before holds after.
+    """Inside, transformers and the hub draw no progress bar and warn of nothing; what they were told before holds
+    after.
 
     The bar over the tensors of a GGUF file obeys no setting, so nothing is written to standard error either.
     """
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level, hub_level, bars = logging.get_verbosity(), hub.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    hub.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
@@ -23,5 +26,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(level)
+        hub.set_verbosity(hub_level)
         if bars:
             logging.enable_progress_bar()
