@@ -2,14 +2,14 @@
 
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from tasks.llm_distillation.losses.chunked import TOTAL, RowLoss, add, blocks, chunk_plan, chunked
+from tasks.llm_distillation.losses.dac_kl import DacRows, Gate
 from tasks.llm_distillation.losses.mixture import Mixture
 from tasks.llm_distillation.losses.precision import wide
 from tasks.llm_distillation.losses.rows import CROSS_ENTROPY, Sums, mixture_rows
-from tasks.llm_distillation.losses.teachers import Teacher, TopKTeacher
+from tasks.llm_distillation.losses.teachers import DenseRows, Rows, Teacher, TopKTeacher
 
 IGNORED = -100
 """Label of a position that counts in no loss."""
@@ -36,6 +36,7 @@ def distillation_loss(
     teacher: Teacher | None = None,
     *,
     kd_weight: float = 1.0,
+    gate: Gate | None = None,
     vocabulary: int | None = None,
     budget_mb: float | None = None,
 ) -> LossSums:
@@ -43,7 +44,8 @@ def distillation_loss(
 
     hidden (N, d) and head (V, d): the student's last hidden states and output head. labels (N,): the token that
     each position is to predict, so already shifted (`shifted` does it); the teacher's word at a position is about
-    the same token. `kd_weight`: what `mixture.kd_weight(step)` says. `vocabulary`: tokens that count, from 0 up; the
+    the same token. `kd_weight`: what `mixture.kd_weight(step)` says. `gate`: the module that
+    learns the band of dac_kl, whose parameters get gradients too. `vocabulary`: tokens that count, from 0 up; the
     padding of either head beyond is cut (with uld alone the student's only, the teacher's tokens being others:
     cut its head before). `budget_mb`: memory of a chunk's logits, see `chunked.chunk_plan`.
     ValueError where sizes do not fit.
@@ -58,30 +60,47 @@ def distillation_loss(
         known = teacher.take(positions)
         if isinstance(known, TopKTeacher) and mixture.off_support == "zero":
             known = known.without_tail()
-    rows = mixture_loss(labels, mixture, known, kd_weight, vocabulary)
+    dac = DacRows(mixture.dac_kl, gate, kd_weight) if mixture.dac_kl else None
+    rows = mixture_loss(labels, mixture, known, kd_weight, vocabulary, dac)
     row = (vocabulary + (known.vocabulary or 0 if known is not None else 0)) * wide(head.dtype).itemsize
     plan = chunk_plan(len(positions), row, head.device, budget_mb)
-    sums = chunked(hidden[positions], head[:vocabulary], rows, plan)
+    sums = chunked(hidden[positions], head[:vocabulary], rows, plan, dac.collected if dac else ())
     return LossSums(sums.pop(TOTAL), sums, len(positions))
 
 
 def mixture_loss(
-    labels: Tensor, mixture: Mixture, teacher: Teacher | None, kd_weight: float, vocabulary: int
+    labels: Tensor,
+    mixture: Mixture,
+    teacher: Teacher | None,
+    kd_weight: float,
+    vocabulary: int,
+    dac: DacRows | None = None,
 ) -> RowLoss:
     """The mixture as a function of a chunk's logits."""
     weights = {term.name: kd_weight * term.weight for term in mixture.divergences}
     weights[CROSS_ENTROPY] = mixture.cross_entropy
-    of_teacher = (
-        teacher.vocabulary or vocabulary if teacher is not None and _only_uld(mixture) else vocabulary
-    )
+    of_teacher = vocabulary
+    if teacher is not None and teacher.vocabulary and _only_uld(mixture):
+        of_teacher = teacher.vocabulary
+
+    def block_sums(logits: Tensor, known: Rows | None, targets: Tensor) -> Sums:
+        extra, sums = None, {}
+        if dac:
+            assert isinstance(known, DenseRows)
+            extra, sums = dac(logits, known.logits, targets)
+        found = mixture_rows(logits, known, targets, mixture, kd_weight)
+        if extra is not None:
+            logits += extra
+        terms = [weights[name] * value for name, value in found.items()]
+        total = sum(terms, start=sums.get(TOTAL, logits.new_zeros(())))
+        return {**sums, **found, TOTAL: total}
 
     def rows(logits: Tensor, part: slice) -> Sums:
-        sums: Sums = {}
         said = None if teacher is None else teacher.rows(part, of_teacher)
+        sums: Sums = {}
         for block in blocks(logits):
             known = None if said is None else said.block(block)
-            add(sums, mixture_rows(logits[block], known, labels[part][block], mixture, kd_weight))
-        sums[TOTAL] = torch.stack([weights[name] * value for name, value in sums.items()]).sum()
+            add(sums, block_sums(logits[block], known, labels[part][block]))
         return sums
 
     return rows
@@ -112,7 +131,7 @@ def check_teacher(mixture: Mixture, kind: Literal["dense", "top_k", "sampled"]) 
     if kind == "dense":
         return
     names = {term.name for term in mixture.divergences}
-    unfit = names & {"uld"}
+    unfit = names & {"uld"} | ({"dac_kl"} if mixture.dac_kl else set())
     why = "needs the teacher's whole distribution: use hidden states or an online teacher"
     if kind == "sampled":
         unfit |= names - {"forward_kl"}
@@ -135,7 +154,7 @@ def shifted(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _only_uld(mixture: Mixture) -> bool:
     """Whether the teacher may have another tokenizer."""
-    return {term.name for term in mixture.divergences} == {"uld"}
+    return {term.name for term in mixture.divergences} == {"uld"} and not mixture.dac_kl
 
 
 def _check_labels(labels: Tensor, vocabulary: int) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from orchestrator.task import Settings
+from tasks.llm_distillation.losses.dac_config import DacKl
 
 DivergenceName = Literal[
     "forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "symmetric_kl", "tvd", "akl", "uld"
@@ -67,6 +68,8 @@ class Mixture(Settings):
     """Weighted terms, e.g. `[{name: forward_kl, weight: 0.5, temperature: 2.0}]`; each name once."""
     cross_entropy: float = Field(default=0.0, ge=0)
     """Weight of the cross-entropy on the labels, at temperature 1."""
+    dac_kl: DacKl | None = None
+    """DAC-KL, a KL on those classes that a learned gate keeps; none leaves it out."""
     warmup_steps: int = Field(default=0, ge=0)
     """Optimiser steps over which the weight of the teacher's terms grows in a line from 0; 0 is at once."""
     off_support: Literal["bucket", "zero"] = "bucket"
@@ -84,13 +87,13 @@ class Mixture(Settings):
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "Mixture":
-        if not (self.divergences or self.cross_entropy):
-            raise ValueError("there is nothing to learn from; give divergences or cross_entropy > 0")
+        if not (self.divergences or self.cross_entropy or self.dac_kl):
+            raise ValueError("there is nothing to learn from; give divergences, dac_kl or cross_entropy > 0")
         return self
 
     @property
     def needs_teacher(self) -> bool:
-        return bool(self.divergences)
+        return bool(self.divergences or self.dac_kl)
 
     def kd_weight(self, step: int) -> float:
         """Weight of the teacher's terms in optimiser step `step`, counted from 0."""

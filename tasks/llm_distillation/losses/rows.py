@@ -31,6 +31,9 @@ def mixture_rows(
             sums[CROSS_ENTROPY] = _cross_entropy(log_q, labels, mixture.cross_entropy, slope)
         assert slope is not None
         found.append((slope, q, temperature))
+    if not found:
+        logits.zero_()
+        return sums
     to_logits(*found[0], out=logits)
     for slope, q, temperature in found[1:]:
         logits += to_logits(slope, q, temperature)
