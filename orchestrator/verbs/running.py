@@ -248,7 +248,8 @@ def _show_plan(made: Plan, console: Console) -> None:
         )
         if stage.open and stage.active:
             todo += f" ({', '.join(stage.open.settings[0])} to be measured)"
-        asks = f"{stage.workers} x {stage.needs.cpus:g} cpu, {stage.needs.memory_gb:g} GB"
+        ranks = f"{stage.needs.ranks} ranks x " if stage.needs.ranks > 1 else ""
+        asks = f"{stage.workers} x {ranks}{stage.needs.cpus:g} cpu, {stage.needs.memory_gb:g} GB"
         asks += f", {stage.needs.gpus:g} gpu" if stage.needs.gpus else ""
         time_left = duration(stage.seconds) if stage.active else "-"
         disk = size(stage.disk_bytes) if stage.active else "-"

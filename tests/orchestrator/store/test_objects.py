@@ -420,3 +420,19 @@ def test_tensors_and_progress_of_a_bucket(wire, bucket, filler):
     assert torch.equal(opened.tensors("t", rows=[3, 1])["w"], weights[[3, 1]])
     store.drop_progress(key)
     assert store.load_progress(key) is None
+
+
+def test_the_parts_of_a_gangs_progress_in_a_bucket(wire, bucket, filler):
+    import torch
+
+    from orchestrator.task import Progress
+
+    store, key = Store.open(bucket), filler.key("gang")
+    for step in (1, 2):
+        parts = [store.put_part(key, {name: torch.full((3,), float(step))}) for name in "ab"]
+        store.save_progress(key, Progress({}, {"step": step}), parts)
+    assert len(list(store.bytes.list("work"))) == 1 + 2, "a record and the parts that it names"
+    found = Store.open(bucket).load_progress(key)
+    assert (found.facts, found.tensors["a"].tolist()) == ({"step": 2}, [2.0, 2.0, 2.0])
+    store.drop_progress(key)
+    assert list(store.bytes.list("work")) == []

@@ -1,6 +1,7 @@
 import time
 
 import pytest
+import torch
 
 from orchestrator.errors import CorruptBlob
 from orchestrator.store import collect, verify
@@ -89,6 +90,18 @@ def test_planned_shards_and_their_progress_stay(store, fill):
     assert store.load_progress(done) is None
     assert store.load_progress(stray) is None
     assert found.work.count == 2
+
+
+def test_the_parts_of_a_gangs_progress_stay_and_go_as_one(store, fill):
+    todo, stray = fill.key("shard", "todo"), fill.shard("stray")
+    for key in (todo, stray):
+        parts = [store.put_part(key, {name: torch.ones(3)}) for name in "ab"]
+        store.save_progress(key, Progress({}, {"step": 1}), parts)
+    fill.run("r", plan={"s": [todo]}, state="running")
+    fill.age()
+    assert collect(store, apply=True).work.count == 3
+    assert sorted(store.load_progress(todo).tensors) == ["a", "b"]
+    assert [entry for entry in store.bytes.list("work") if stray in entry.path] == []
 
 
 def test_pictures_and_histories_of_what_stays_stay(store, fill):
