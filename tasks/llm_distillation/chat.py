@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tasks.data.files import first_line
+
 from .corpus import Corpus
 from .examples import Dialogue, Example, Plain
 from .quiet import quiet
@@ -55,11 +57,12 @@ def openings(
     dialogues: Sequence[Dialogue], tokenizer: "PreTrainedTokenizerBase", corpus: Corpus
 ) -> list[list[int]]:
     """The tokens after which the assistant is to speak, for dialogues that end with somebody else."""
+    begins = not _templated(tokenizer, corpus)
     texts = [
-        _Piece(_opening(dialogue, tokenizer, corpus), False, not _templated(tokenizer, corpus))
-        for dialogue in dialogues
+        _Piece(_opening(dialogue, tokenizer, corpus), learned=False, begins=begins) for dialogue in dialogues
     ]
-    return [_without_end(ids, tokenizer.eos_token_id) for ids in _encoded(texts, tokenizer)]
+    encoded = _encoded(texts, tokenizer)
+    return [_without_end(ids, tokenizer.eos_token_id) if begins else ids for ids in encoded]
 
 
 def _templated(tokenizer: "PreTrainedTokenizerBase", corpus: Corpus) -> bool:
@@ -84,7 +87,7 @@ def _pieces(example: Example, tokenizer: "PreTrainedTokenizerBase", corpus: Corp
 
 def _opening(dialogue: Dialogue, tokenizer: "PreTrainedTokenizerBase", corpus: Corpus) -> str:
     if _templated(tokenizer, corpus):
-        return _rendered(dialogue, tokenizer, ask=True)
+        return _rendered(dialogue, tokenizer, corpus, ask=True)
     if [turn.role for turn in dialogue.turns] != ["user"]:
         raise ValueError(
             f"corpus {corpus.path}: a chat of {len(dialogue.turns) + 1} messages needs a chat template, and the "
@@ -101,8 +104,8 @@ def _chat_pieces(
     for number, turn in enumerate(dialogue.turns):
         if turn.role != "assistant":
             continue
-        before = _rendered(Dialogue(dialogue.turns[:number]), tokenizer, ask=True)
-        after = _rendered(Dialogue(dialogue.turns[: number + 1]), tokenizer, ask=False)
+        before = _rendered(Dialogue(dialogue.turns[:number]), tokenizer, corpus, ask=True)
+        after = _rendered(Dialogue(dialogue.turns[: number + 1]), tokenizer, corpus, ask=False)
         if not (before.startswith(done) and after.startswith(before)):
             raise ValueError(
                 f"corpus {corpus.path}: the chat template writes earlier messages anew in later turns, so that the "
@@ -113,9 +116,18 @@ def _chat_pieces(
         done = after
 
 
-def _rendered(dialogue: Dialogue, tokenizer: "PreTrainedTokenizerBase", ask: bool) -> str:
+def _rendered(dialogue: Dialogue, tokenizer: "PreTrainedTokenizerBase", corpus: Corpus, ask: bool) -> str:
+    from jinja2 import TemplateError
+
     messages = [{"role": turn.role, "content": turn.content} for turn in dialogue.turns]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+    except TemplateError as error:
+        roles = ", ".join(turn.role for turn in dialogue.turns) or "nobody"
+        raise ValueError(
+            f"corpus {corpus.path}: the chat template refuses messages of {roles} "
+            f"({first_line(error)}); correct the corpus, or set `chat: false`"
+        ) from error
 
 
 def _encoded(pieces: Sequence[_Piece], tokenizer: "PreTrainedTokenizerBase") -> Iterator[list[int]]:

@@ -138,7 +138,7 @@ class EvaluateLm(Task[EvaluateLmConfig]):
         shards: Sequence[ShardFiles],
         context: Context,
     ) -> Output:
-        examples = config.corpus.examples()
+        examples = config.corpus.unchanged(facts["corpus"])
         judged = [judge(role, config, examples, shards) for role in facts["models"]]
         context.preview("perplexity", perplexity_picture(judged))
         tables = {"summary": summary_table(judged)}

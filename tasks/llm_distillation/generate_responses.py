@@ -157,7 +157,7 @@ class GenerateResponses(Task[GenerateConfig]):
             "too_long": sum(shard.facts["too_long"] for shard in shards), "written": len(written), "ended": ended,
             "kept": len(kept),
         }  # fmt: skip
-        table = response_table(config.corpus.examples(), kept)
+        table = response_table(config.corpus.unchanged(facts["corpus"]), kept)
         return Output(
             tables={TABLE: table}, facts={"counts": counts}, metrics={"ended": ended / len(written)}
         )

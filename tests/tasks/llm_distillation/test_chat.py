@@ -53,6 +53,16 @@ def test_a_template_that_rewrites_the_past_is_refused():
         told(LONG, forgetful)
 
 
+def test_a_template_that_refuses_is_one_clear_line():
+    strict = tiny.tokenizer(chat=True)
+    strict.chat_template = "{{ raise_exception('roles must\nalternate') }}"
+    with pytest.raises(
+        ValueError, match=r"refuses messages of user \(roles must\); correct the corpus"
+    ) as caught:
+        told(ASK, strict)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("example", [Plain(""), Dialogue(()), Dialogue(ASK.turns[:1])])
 def test_what_has_nothing_to_learn_is_empty(words, example):
     (sample,) = samples([example], words, Corpus(path="a.jsonl"))

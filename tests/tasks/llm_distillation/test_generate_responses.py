@@ -111,7 +111,8 @@ def closed(asked, answers, **changes):
     rows = [{"row": row, "text": text, "ended": ended} for row, (text, ended) in enumerate(answers)]
     output = Output(tables={"written": pa.Table.from_pylist(rows)}, facts={"too_long": 0})
     shards = [MemoryFiles(output, {"sample": 0})]
-    return GenerateResponses.close(config(asked, "model", **changes), {}, {}, shards, None)
+    settings = config(asked, "model", **changes)
+    return GenerateResponses.close(settings, {}, {"corpus": settings.corpus.content_digest()}, shards, None)
 
 
 @pytest.mark.parametrize(
