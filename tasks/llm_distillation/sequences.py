@@ -1,5 +1,6 @@
 """A corpus as sequences of tokens: what every task on text starts from."""
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from .vocabulary import padding_id
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+log = logging.getLogger(__name__)
+
 
 def sequences(corpus: Corpus, tokenizer: "PreTrainedTokenizerBase", length: int) -> Sequences:
     """The corpus in sequences of `length` tokens, made once a process for the same content. Not to be changed.
@@ -25,7 +28,12 @@ def sequences(corpus: Corpus, tokenizer: "PreTrainedTokenizerBase", length: int)
 
 @lru_cache(maxsize=4)
 def _sequences(corpus: Corpus, digest: str, tokenizer: "PreTrainedTokenizerBase", length: int) -> Sequences:
-    return packed(corpus.examples(), corpus, tokenizer, length)
+    made = packed(corpus.examples(), corpus, tokenizer, length)
+    lost = {name: made.counts[name] for name in ("empty", "truncated", "dropped") if made.counts[name]}
+    if lost:
+        told = ", ".join(f"{count:,} {name}" for name, count in lost.items())
+        log.warning("corpus %s: of %d rows at length %d: %s", corpus.path, made.counts["rows"], length, told)
+    return made
 
 
 def packed(

@@ -41,11 +41,12 @@ def test_one_a_sequence_where_packing_is_off(pairs, words):
     assert len(sequences(Corpus(path=str(pairs)), words, 64)) < 9
 
 
-def test_what_is_too_long(pairs, words):
+def test_what_is_too_long(pairs, words, caplog):
     cut = sequences(Corpus(path=str(pairs)), words, 16)
     dropped = sequences(Corpus(path=str(pairs), over_long="drop"), words, 16)
     assert cut.counts["truncated"] == dropped.counts["dropped"] == cut.counts["over_long"] > 0
     assert cut.counts["documents"] == 9
+    assert f"of 10 rows at length 16: 1 empty, {cut.counts['truncated']} truncated" in caplog.text
 
 
 def test_nothing_to_learn_is_one_clear_line(pairs, words):
