@@ -189,8 +189,8 @@ def full() -> Case:
     large = DEVICE == "cuda"
     return Case(
         dataset="cifar10", teacher=teacher, student=Classifier(name="cifar_resnet20"),
-        teacher_batch=1000 if large else 250, batches=50 if large else 4,
-        student_batch=128, steps=300 if large else 16, rounds=7,
+        teacher_batch=1000 if large else 250, batches=50 if large else 2,
+        student_batch=128, steps=300 if large else 8, rounds=5,
     )  # fmt: skip
 
 
