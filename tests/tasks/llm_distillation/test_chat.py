@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks.llm_distillation.chat import openings, samples
 from tasks.llm_distillation.corpus import Corpus
@@ -76,6 +78,23 @@ def test_generation_starts_where_the_response_does(words, chatty):
         (opening,) = openings([ASK.opening], tokenizer, corpus)
         assert opening == sample.ids[~sample.learned].tolist()[: len(opening)]
         assert sample.learned[len(opening)]
+
+
+WRITTEN = st.text(st.characters(codec="utf-8", exclude_characters="<"), min_size=1, max_size=20)
+
+
+@given(WRITTEN, WRITTEN, st.booleans())
+def test_what_is_learned_is_the_response_and_nothing_else(prompt, response, chat):
+    tokenizer = TOKENIZERS[chat]
+    dialogue = Dialogue((Turn("user", prompt), Turn("assistant", response)))
+    text, learned = told(dialogue, tokenizer)
+    assert learned == f"{response}</s>"
+    assert text == (
+        f"<|user|>{prompt}</s>\n<|assistant|>{response}</s>\n" if chat else f"<s>{prompt}\n{response}</s>"
+    )
+
+
+TOKENIZERS = {False: tiny.tokenizer(), True: tiny.tokenizer(pad=True, chat=True)}
 
 
 def test_batches_keep_their_order(words):
