@@ -108,7 +108,7 @@ def listen(name: str, corpus: str, positions: int, most: int) -> Spoken:
 
 
 def ours(spoken: Spoken, k: int, not_above: float) -> tuple[Packed, float, float]:
-    """What the task keeps; the step, and the tokens a second that one core reads back."""
+    """What the task keeps; the step, and the tokens a second that a core reads back."""
     truth, step = spoken.truth(k), TokenLabels().step
     with np.errstate(divide="ignore"):
         tail = np.log(truth.tail).astype(np.float16)
@@ -143,12 +143,12 @@ def file_bytes(rows: pa.Table, tables: pa.Table) -> int:
 
 
 def reading_pace(codec: Codec, blocks: Sequence[bytes], sizes: Sequence[int], sets: Sets) -> float:
-    """Tokens a second, sixteen sequences at once; and makes sure that what is read is what was written."""
-    at_once, begun = 16, time.perf_counter()
+    """Tokens a second of a core, sixteen sequences at once; and makes sure that what is read is what was written."""
+    at_once, begun = 16, time.process_time()
     read = [
         codec.unpack(blocks[i : i + at_once], sizes[i : i + at_once]) for i in range(0, len(blocks), at_once)
     ]
-    pace = len(sets) / (time.perf_counter() - begun)
+    pace = len(sets) / (time.process_time() - begun)
     ids, levels = (np.concatenate([getattr(own, name) for own in read]) for name in ("ids", "levels"))
     for one, other in ((sets.ids, ids), (sets.levels, levels)):
         first, second = np.argsort(sets.ids, axis=1), np.argsort(ids, axis=1)

@@ -26,7 +26,7 @@ class TokenLabels(Settings):
     Anshumann et al., ACL 2025); or every log-probability in float16."""
     k: int = Field(default=128, ge=1, le=4096)
     """top_k: tokens a position."""
-    step: float = Field(default=0.006, ge=0.0005, le=1.0)
+    step: float = Field(default=0.0065, ge=0.0005, le=1.0)
     """top_k: coarseness of the log-probabilities; each token loses about step^2 / 24 nats of KL divergence."""
     samples: int = Field(default=50, ge=1, le=4096)
     """sampled: draws a position."""

@@ -57,7 +57,7 @@ def plain_bits(symbol: Numbers) -> NDArray[np.int32]:
     return np.where(symbol < DIRECT, 0, (symbol - DIRECT) // EIGHTHS + 3).astype(np.int32)
 
 
-def to_numbers(symbol: Numbers, value: Numbers) -> NDArray[np.int32]:
-    """The whole numbers again."""
+def bases(symbol: Numbers) -> NDArray[np.int32]:
+    """The least number of each symbol, to which the plain bits are added."""
     base = EIGHTHS + (symbol - DIRECT) % EIGHTHS
-    return np.where(symbol < DIRECT, symbol, (base << plain_bits(symbol)) + value).astype(np.int32)
+    return np.where(symbol < DIRECT, symbol, base << plain_bits(symbol)).astype(np.int32)

@@ -33,7 +33,8 @@ class Code:
         self.frequency = frequency
         self._shares = frequency.astype(np.uint32)
         self._starts = (frequency.cumsum(1) - frequency).astype(np.uint32)
-        symbols = np.broadcast_to(np.arange(frequency.shape[1], dtype=np.int32), frequency.shape)
+        small = np.uint8 if frequency.shape[1] <= 256 else np.int32
+        symbols = np.broadcast_to(np.arange(frequency.shape[1], dtype=small), frequency.shape)
         self._symbols = np.repeat(symbols.ravel(), frequency.ravel())
 
     def write(self, writer: Writer, context: Numbers, symbol: Numbers, active: Mask | None = None) -> None:
@@ -48,7 +49,7 @@ class Code:
 
     def symbol_at(self, context: Numbers, place: Numbers) -> NDArray[np.int32]:
         """Whose interval a place of 0 .. TOTAL - 1 lies in."""
-        return self._symbols[context.astype(np.int64) * TOTAL + place]
+        return self._symbols[context.astype(np.int64) * TOTAL + place].astype(np.int32)
 
 
 def write_interval(writer: Writer, start: Numbers, share: Numbers, active: Mask | None) -> None:

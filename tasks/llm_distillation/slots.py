@@ -48,15 +48,21 @@ class Line:
         return np.diff(self.end, prepend=0).astype(np.int32)
 
 
-def line(hazards: Hazards, kind: int) -> Line:
-    """Tokens that take slots of their own come first, by group; then those that share, by how many do."""
-    near = np.lexsort((-hazards.frequency.astype(np.int32), hazards.group))
+def neighbours(hazards: Hazards) -> NDArray[np.int64]:
+    """The tokens by group, the more frequent first."""
+    return np.lexsort((-hazards.frequency.astype(np.int32), hazards.group))
+
+
+def line(hazards: Hazards, kind: int, near: NDArray[np.int64]) -> Line:
+    """Of the tokens in the order `near`, those that take slots of their own first; then those that share, by how
+    many do."""
     length = SLOTS * hazards.of(kind)[near]
     mantissa, exponent = np.frexp(length)
     bits = np.clip(np.where(length >= 0.75, 0, (mantissa < 0.75) - exponent), 0, MOST_SHARED)
     order = np.argsort(bits, kind="stable")
     bits, length = bits[order], length[order]
-    place = np.arange(len(bits)) - np.searchsorted(bits, bits)
+    runs = np.bincount(bits, minlength=MOST_SHARED + 1)
+    place = np.arange(len(bits)) - (runs.cumsum() - runs)[bits]
     first = np.flatnonzero(place & ((1 << bits) - 1) == 0)
     width = np.where(bits[first] == 0, np.maximum(np.rint(length[first]), 1), 1)
     made = (near[order], first, bits[first], width.cumsum())
@@ -67,7 +73,8 @@ class Lines:
     """The lines of all kinds, side by side for lookups. ValueError where they are damaged."""
 
     def __init__(self, hazards: Hazards) -> None:
-        lines = [line(hazards, kind) for kind in range(len(hazards.ratio))]
+        near = neighbours(hazards)
+        lines = [line(hazards, kind, near) for kind in range(len(hazards.ratio))]
         vocabulary, longest = len(hazards.frequency), max(int(own.end[-1]) for own in lines)
         if longest >= 1 << PLACE_BITS:
             raise ValueError(f"packed labels: tokens take {longest} slots; their tables are damaged")

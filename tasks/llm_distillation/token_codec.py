@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from . import hazards
 from .hazards import Hazards
 from .lanes import Numbers, Reader, Words, Writer
-from .level_scale import plain_bits, to_numbers, to_symbols
+from .level_scale import bases, plain_bits, to_symbols
 from .mixture_fit import counted, kinds_of
 from .shares import Code, Mask, shares
 from .slots import CONTEXTS, LONGEST, GapCode, Interval, Lines, Walk, gap_counts
@@ -173,7 +173,8 @@ class Codec:
         )
         self._gap = GapCode(tables.gap)
         self._class = token_class(self._lines, np.arange(len(self._lines.bits)))
-        self._plain = plain_bits(np.arange(tables.level.shape[1]))
+        symbols = np.arange(tables.level.shape[1])
+        self._plain, self._base = plain_bits(symbols), bases(symbols)
 
     def pack(self, sets: Sets, fitted: Fitted, blocks: Sequence[int]) -> list[bytes]:
         """The bytes of each block; `blocks` holds their numbers of positions. `fitted` belongs to these sets."""
@@ -210,7 +211,7 @@ class Codec:
             within = reader.pop_bits(lines.bits[entry] * active)
             place = np.minimum(lines.first[entry] + within, len(lines.tokens) - 1)
             ids[step] = lines.tokens[place] * active
-            levels[step] = to_numbers(symbol, reader.pop_bits(self._plain[symbol]))
+            levels[step] = self._base[symbol] + reader.pop_bits(self._plain[symbol])
         return Sets(ids.T, levels.T, count, reader.payload())
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from tasks.llm_distillation.hazards import Hazards
 from tasks.llm_distillation.label_rows import rows_to_tables, tables_to_rows
-from tasks.llm_distillation.slots import Lines, line
+from tasks.llm_distillation.slots import Lines, line, neighbours
 from tasks.llm_distillation.token_codec import Codec, Sets, fit
 
 
@@ -120,7 +120,7 @@ def test_a_line_holds_every_token_once_and_likely_ones_take_slots_of_their_own(v
         rng.integers(0, 3, vocabulary).astype(np.uint8),
         rng.integers(-4, 5, (2, 3)).astype(np.int8),
     )
-    made = line(hazards, 1)
+    made = line(hazards, 1, neighbours(hazards))
     assert sorted(made.tokens.tolist()) == list(range(vocabulary))
     sizes = np.diff(made.first, append=vocabulary)
     assert (sizes >= 1).all()

@@ -62,7 +62,7 @@ def test_metrics_say_bytes_and_losses(kept):
     sizes = [shard.facts["label_bytes"] for shard in kept.shards]
     assert kept.metrics["tokens"] == sum(shard.facts["positions"] for shard in kept.shards)
     assert kept.metrics["bytes_per_token"] == sum(sizes) / kept.metrics["tokens"]
-    assert 0 < kept.metrics["kl_kept"] < 13 * 0.006**2 / 12
+    assert 0 < kept.metrics["kl_kept"] < 13 * 0.0065**2 / 12
     assert kept.metrics["kl_kept"] < kept.metrics["kl"]
     assert kept.metrics["set_aside"] == 0
     paces = kept.shards[0].curves[-1][1]
