@@ -16,11 +16,13 @@ class Optimisation(Settings):
     """Optimiser and schedule; the defaults are usual for CIFAR images at 128 a step."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD with Nesterov's momentum, or AdamW."""
+    """SGD with momentum, or AdamW."""
     lr: float = Field(default=0.1, gt=0)
     """Highest learning rate."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum of SGD, a fraction; Nesterov's where it is not 0."""
+    """Momentum of SGD, a fraction."""
+    nesterov: bool = True
+    """For SGD with momentum: Nesterov's."""
     weight_decay: float = Field(default=5e-4, ge=0)
     """Weight decay on every parameter: for SGD added to the gradient, for AdamW apart from it."""
     schedule: Literal["cosine", "steps", "constant"] = "cosine"
@@ -62,7 +64,7 @@ def make_optimizer(optimisation: Optimisation, parameters: Iterable[nn.Parameter
         optimisation.lr,
         momentum=optimisation.momentum,
         weight_decay=optimisation.weight_decay,
-        nesterov=optimisation.momentum > 0,
+        nesterov=optimisation.nesterov and optimisation.momentum > 0,
     )
 
 

@@ -19,5 +19,6 @@ def fitnet(hinted: Tensor, teacher: Tensor) -> Tensor:
 
 def regressor(student: int, teacher: int) -> nn.Module:
     """r: from the student's width to the teacher's, trained with the student and dropped after training. There is
-    one at equal widths too, as nothing ties the axes of the two spaces to each other."""
-    return nn.Linear(student, teacher)
+    one at equal widths too, as nothing ties the axes of the two spaces to each other. Batch norm keeps the usual
+    weight of 100 from driving it apart."""
+    return nn.Sequential(nn.Linear(student, teacher, bias=False), nn.BatchNorm1d(teacher))

@@ -7,8 +7,10 @@ from pydantic import ValidationError
 from orchestrator.experiment import parse_settings
 from orchestrator.stagekeys import shard_key
 from tasks.model_distillation.distill_student import DistillStudent
+from tasks.model_distillation.soft_labels import SoftLabels
 from tasks.model_distillation.student_config import StudentConfig
 from tasks.model_distillation.teachers import load_trained
+from tasks.model_distillation.train_teacher import TrainTeacher
 from tests.tasks.gang_harness import run_gang
 from tests.tasks.harness import KilledError, equal, run_task
 
@@ -229,3 +231,25 @@ def test_two_ranks_train_the_same_student_and_one_goes_on_from_two(soft_labels, 
     resumed = run_gang(DistillStudent, one, {"labels": soft_labels}, ranks=1, folder=tmp_path / "cut")
     assert resumed.metrics["kd_accuracy"] == pytest.approx(alone.metrics["kd_accuracy"], abs=0.05)
     assert resumed.table("curves")["train_loss"][:2] == together.table("curves")["train_loss"][:2]
+
+
+@pytest.mark.slow
+def test_a_good_teacher_helps_a_small_student_of_digits():
+    """With a wrong sign, temperature or reduction KD would be about as good as its control, or worse."""
+    teacher = run_task(
+        TrainTeacher,
+        {
+            "dataset": "digits",
+            "classifier": "cifar_resnet8",
+            "epochs": 6,
+            "batch_size": 64,
+            "views": {"padding": 1},
+        },
+    )
+    views = {"dataset": "digits", "views": {"padding": 1}, "epochs": 4, "features": True}
+    labels = run_task(SoftLabels, views, {"trained_teacher": teacher})
+    small = {"student": {"name": "convnet", "width": 4, "depth": 1}, "optimisation": {"lr": 0.03}}
+    found = taught(labels, **small, methods=["control", "kd", "kdpp"], epochs=6).metrics
+    for method in ("kd", "kdpp"):
+        assert found[f"{method}_gain"] > 0.005
+        assert found[f"{method}_nll"] < 0.7 * found["control_nll"]

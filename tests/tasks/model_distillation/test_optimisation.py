@@ -69,3 +69,16 @@ def test_an_optimizer_goes_on_where_it_was(optimizer):
 def test_milestones_rise_between_beginning_and_end(milestones):
     with pytest.raises(ValueError, match="rising fractions between 0 and 1"):
         Optimisation(milestones=milestones)
+
+
+def test_plain_momentum_on_demand():
+    """With a constant gradient of 1 the first step of momentum m is 1, of Nesterov's 1 + m."""
+    moved = {}
+    for nesterov in (True, False):
+        weight = torch.nn.Parameter(torch.zeros(1))
+        settings = Optimisation(lr=1.0, momentum=0.5, weight_decay=0.0, nesterov=nesterov)
+        optimizer = make_optimizer(settings, [weight])
+        weight.grad = torch.ones(1)
+        optimizer.step()
+        moved[nesterov] = -weight.item()
+    assert moved == {True: 1.5, False: 1.0}
