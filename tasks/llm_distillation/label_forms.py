@@ -24,11 +24,11 @@ class TokenLabels(Settings):
     form: Literal["top_k", "sampled", "full"] = "top_k"
     """The k likeliest tokens with the mass of all others; tokens drawn from the teacher with their counts (unbiased,
     Anshumann et al., ACL 2025); or every log-probability in float16."""
-    k: int = Field(default=128, ge=1, le=4096)
+    k: int = Field(default=128, ge=1, le=1024)
     """top_k: tokens a position."""
     step: float = Field(default=0.0065, ge=0.0005, le=1.0)
     """top_k: coarseness of the log-probabilities; each token loses about step^2 / 24 nats of KL divergence."""
-    samples: int = Field(default=50, ge=1, le=4096)
+    samples: int = Field(default=50, ge=1, le=1024)
     """sampled: draws a position."""
 
     @property

@@ -20,7 +20,8 @@ SLOTS = 16.0
 """Slots for a hazard of 1."""
 LONGEST = 255
 """Gaps of so many slots and more are written as an escape and a place."""
-PLACE_BITS = 15
+PLACE_BITS = 16
+"""Enough for 1,024 tokens, each sure to be in the set."""
 MOST_SHARED = 12
 """At most 2**12 tokens share a slot."""
 BEFORE = (1, 3, 7, 15, 31)

@@ -128,3 +128,11 @@ def test_a_line_holds_every_token_once_and_likely_ones_take_slots_of_their_own(v
     assert (made.width >= 1).all()
     assert (made.width[made.shared_bits > 0] == 1).all()
     assert Lines(hazards).slots >= made.end[-1]
+
+
+def test_the_largest_sets_come_back():
+    """1,024 tokens of which each position has all: the longest line there is."""
+    sets = some_sets(200, 1024, 1024, seed=1, ragged=False)
+    fitted = fit(sets, 1024, seed=0)
+    codec = Codec(fitted.tables)
+    assert in_order(codec.unpack(codec.pack(sets, fitted, [200]), [200])) == in_order(sets)

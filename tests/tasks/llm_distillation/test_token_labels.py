@@ -44,7 +44,7 @@ def test_labels_are_the_teachers_for_the_token_that_follows(kept, tiny_llama, te
         np.testing.assert_array_equal(told.row.learned, learned)
         np.testing.assert_array_equal(told.row.position, found.position[number])
         values = logprobs.gather(1, told.spoken.ids)
-        torch.testing.assert_close(values, told.spoken.log_probs, atol=0.05, rtol=0)
+        torch.testing.assert_close(values, told.spoken.log_probs, atol=0.08, rtol=0)
         assert (values.min(1).values >= logprobs.topk(12, 1).values.min(1).values - 1e-5).all()
         rest = 1 - logprobs.topk(12, 1).values.exp().sum(1)
         torch.testing.assert_close(told.spoken.tail, rest, atol=0.002, rtol=0)
@@ -90,7 +90,7 @@ def test_size_of_shards_changes_no_label(kept, tiny_llama, text):
         first, second = one.spoken.ids.argsort(1), two.spoken.ids.argsort(1)
         assert torch.equal(one.spoken.ids.gather(1, first), two.spoken.ids.gather(1, second))
         values = (one.spoken.log_probs.gather(1, first), two.spoken.log_probs.gather(1, second))
-        torch.testing.assert_close(*values, atol=0.05, rtol=0)
+        torch.testing.assert_close(*values, atol=0.08, rtol=0)
 
 
 def test_a_sequence_with_logits_that_are_not_finite_is_put_aside(tmp_path, words, text):
@@ -140,7 +140,7 @@ def test_the_plan_says_the_size(kept, tiny_llama, text):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"labels": {"k": 4000}}, "k is 4000, but the vocabulary has 300"),
+        ({"labels": {"k": 400}}, "k is 400, but the vocabulary has 300"),
         ({"length": 400}, "at most 128 tokens"),
     ],
 )
