@@ -1,6 +1,7 @@
 """What a task sees of its worker where several ranks compute one shard together. Knows torch.distributed, not Ray."""
 
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -57,8 +58,11 @@ class GangContext(ShardContext):
         return heard
 
 
-def control_group() -> dist.ProcessGroup:
-    """A group of its own for the engine's words between ranks; every rank calls it at the same point."""
-    group = dist.new_group(backend="gloo")
+def control_group(patience_s: float) -> dist.ProcessGroup:
+    """A group of its own for the engine's words between ranks, which wait for each other for so long.
+
+    A collective call.
+    """
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=patience_s))
     assert isinstance(group, dist.ProcessGroup)
     return group

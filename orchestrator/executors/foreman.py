@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError
+from ray.exceptions import OutOfMemoryError, RayError
 
 from orchestrator.executors.worker import OUT_OF_MEMORY, PEER_LOST, Assignment, first_line
 from orchestrator.feasibility import GB
@@ -131,7 +131,7 @@ class Foreman:
 
         needs = self._needs
         resources = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": int(needs.memory_gb * GB)}
-        me = ray.get_runtime_context().current_actor
+        me, patience_s = ray.get_runtime_context().current_actor, int(self._deadline_s) + 60
         with tempfile.TemporaryDirectory(prefix="limbeck-") as folder:
             run_config = RunConfig(
                 name="gang", storage_path=folder, logging_config=LoggingConfig("ERROR"),
@@ -140,8 +140,8 @@ class Foreman:
             assert run_config.storage_context  # made and tried out now, and used never: checkpoints are ours
         trainer = TorchTrainer(
             compute_as_rank,
-            train_loop_config={"part": Part(self._told, key, identity, label, me)},
-            torch_config=TorchConfig(timeout_s=int(self._deadline_s) + 60),
+            train_loop_config={"part": Part(self._told, key, identity, label, patience_s, me)},
+            torch_config=TorchConfig(timeout_s=patience_s),
             scaling_config=ScalingConfig(
                 num_workers=needs.ranks, use_gpu=needs.gpus > 0, resources_per_worker=resources
             ),
@@ -153,6 +153,8 @@ class Foreman:
             return dict(error.worker_failures)
         except ControllerError as error:
             return {-1: error.controller_failure}
+        except RayError as error:
+            return {-1: error}
         return {}
 
     def _unplaced(self) -> Answer:
@@ -181,7 +183,7 @@ def verdict(answers: Mapping[int, Answer], failures: Mapping[int, Exception], ra
     if own:
         return own[0] | {"error": f"rank {own[0]['rank']} of {ranks}: {own[0]['error']}"}
     if unheard:
-        return _lost(f"the gang could not be started: {first_line(unheard[-1])}", unheard[-1])
+        return _lost(f"the gang was lost: {first_line(unheard[-1])}", unheard[-1])
     return answers.get(0) or _lost("the gang ended without an answer", None)
 
 

@@ -8,9 +8,7 @@ from functools import partial
 from typing import Any
 
 import ray
-import torch
 import torch.distributed as dist
-from ray.train.torch import get_device
 
 from orchestrator.executors.collective import GangContext, control_group
 from orchestrator.executors.worker import Assignment, Worker, describe_error
@@ -32,6 +30,8 @@ class Part:
     """Of the shard."""
     identity: Mapping[str, Json]
     label: str
+    patience_s: int
+    """How long a rank waits for another. The foreman gives a gang up before that."""
     foreman: Any
     """The actor to talk to."""
 
@@ -48,9 +48,7 @@ def compute_as_rank(told: Mapping[str, Part]) -> None:
 
 
 def _compute(part: Part, rank: int) -> dict[str, Any]:
-    if part.assignment.device == "cuda":
-        torch.cuda.set_device(get_device())
-    worker = Worker(part.assignment, partial(GangContext, group=control_group()))
+    worker = Worker(part.assignment, partial(GangContext, group=control_group(part.patience_s)))
     try:
         worker.load()
     except Exception as error:  # noqa: BLE001  the gang's failure is data, as a shard's is

@@ -31,6 +31,8 @@ from orchestrator.store import CommittedShard, Store
 from orchestrator.task import Facts, Json, Output, Role, Settings, Shard, Task
 from tests.tasks.harness import KilledError, MemoryContext, MemoryFiles
 
+_PATIENCE_S = 60.0
+"""How long a rank waits for another."""
 _STARTER = mp.get_context("forkserver")
 _STARTER.set_forkserver_preload(
     ["torch", "safetensors.torch", "pyarrow.parquet", "orchestrator.executors.collective"]
@@ -141,7 +143,7 @@ def _compute(rank: int, job: _Job) -> None:
     store, group = Store.open(job.folder), None
     if job.ranks > 1:
         dist.init_process_group("gloo")
-        group = control_group()
+        group = control_group(_PATIENCE_S)
     worker = None
     for shard in job.task.shards(job.config, job.facts):
         key = _key(job, shard)

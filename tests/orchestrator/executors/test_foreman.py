@@ -39,9 +39,9 @@ def test_memory_that_ran_out_is_a_class_of_its_own():
     assert verdict({}, {0: OutOfMemoryError("the node is low on memory")}, 2)["class"] == OUT_OF_MEMORY
 
 
-def test_what_never_started_is_tried_again():
+def test_what_ray_train_lost_is_tried_again():
     found = verdict({}, {-1: RuntimeError("no worker came up")}, 2)
-    assert (found["error"], found["retry"]) == ("the gang could not be started: no worker came up", True)
+    assert (found["error"], found["retry"]) == ("the gang was lost: no worker came up", True)
 
 
 def test_a_stop_is_heard_from_rank_0():
