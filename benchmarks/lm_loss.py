@@ -34,7 +34,7 @@ from torch.nn.functional import nll_loss
 from tasks.llm_distillation.losses import DenseTeacher, Divergence, Mixture, distillation_loss
 
 FREE_SHARE = 0.8  # of the free memory that the plain loss may take
-PLAIN_TENSORS = 9  # whole logits tensors that it is expected to hold at once
+PLAIN_TENSORS = 7  # whole logits tensors that it is expected to hold at once
 TYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
 SIZES = [(1024, 32000), (1024, 49152), (4096, 49152), (1024, 128256)]
 GPU_SIZES = [(1024, 128256), (8192, 128256)]

@@ -14,9 +14,9 @@ from torch.autograd.function import once_differentiable
 
 from tasks.llm_distillation.losses.precision import logits_of, wide
 
-CHUNK_MB = {"cpu": 128, "cuda": 1024}
+CHUNK_MB = {"cpu": 256, "cuda": 1024}
 """Memory of a chunk's logits, of student and teacher together, by device, in MiB."""
-BLOCK_ELEMENTS = {"cpu": 2**18}
+BLOCK_ELEMENTS = {"cpu": 2**17}
 """Logits that are worked on together, so that what is made of them stays in the cache; elsewhere a whole chunk."""
 
 RowLoss = Callable[[Tensor, slice], dict[str, Tensor]]
@@ -65,7 +65,7 @@ class _Gradients:
         self.of_head = wanted and head.requires_grad
 
     def add(self, part: slice, logits: Tensor) -> None:
-        """`logits` is the gradient by the logits of a slice, in the heads's type."""
+        """`logits` is the gradient by the logits of a slice, in the head's type."""
         if self.by_hidden is not None:
             self.by_hidden[part] += logits @ self.head
         if self.of_head and self.by_head is None:
@@ -137,4 +137,5 @@ def slices(size: int, step: int) -> list[slice]:
 def blocks(logits: Tensor) -> list[slice]:
     """Slices of the rows of logits (R, V) that are best worked on together on their device."""
     elements = BLOCK_ELEMENTS.get(logits.device.type, logits.numel())
-    return slices(len(logits), max(1, elements // logits.shape[-1]))
+    least = torch.get_num_threads()  # a softmax over the last axis gives each thread whole rows
+    return slices(len(logits), max(least, elements // logits.shape[-1]))
