@@ -143,7 +143,7 @@ class LabelTokens(Task[TokenLabelConfig]):
             state.done += len(numbers)
             context.log(state.losses, step=state.done)
             context.save_progress(state.progress)
-        output = self._finish(state, first, context.seed("tables"))
+        output = self._finish(state, context.seed("tables"))
         context.log(clock.paces(), step=state.done)
         return output
 
@@ -164,7 +164,7 @@ class LabelTokens(Task[TokenLabelConfig]):
         drawn = uniforms(context.seed("draws", item={}), number, places, self.config.labels)
         state.add(number, take(torch.log_softmax(chosen, 1), self.config.labels, drawn))
 
-    def _finish(self, state: Labelled, first: int, seed: int) -> Output:
+    def _finish(self, state: Labelled, seed: int) -> Output:
         """The files of the shard. ValueError where not one of its sequences has labels."""
         if not state.numbers:
             raise ValueError(

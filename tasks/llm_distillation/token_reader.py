@@ -28,7 +28,7 @@ from .losses.teachers import SampledTeacher, TopKTeacher
 
 WINDOW = 8
 """Shards that are read side by side."""
-TOGETHER = 16
+TOGETHER = 32
 """Sequences that are unpacked at once: several of a shard cost little more than one."""
 AHEAD = 4
 """Batches that are made ahead of the student."""

@@ -6,10 +6,11 @@ from pydantic import ValidationError
 from tasks.llm_distillation.corpus import Corpus
 from tasks.llm_distillation.kept_labels import KeptTokenLabels
 from tasks.llm_distillation.language_model import LanguageModel
+from tasks.llm_distillation.model_artifact import model_output
 from tasks.llm_distillation.packing import model_inputs
 from tasks.llm_distillation.sequences import sequences
 from tasks.llm_distillation.token_labels import LabelTokens, TokenLabelConfig
-from tests.tasks.harness import KilledError, equal, run_task
+from tests.tasks.harness import KilledError, MemoryFiles, equal, run_task
 from tests.tasks.llm_distillation import label_stages, tiny
 from tests.tasks.llm_distillation.label_stages import LENGTH, labelled, settings
 
@@ -153,6 +154,19 @@ def test_what_cannot_be_is_refused_while_planning(tiny_llama, text, changed, mes
 def test_one_teacher_is_given(changed):
     with pytest.raises(ValidationError, match="give"):
         TokenLabelConfig.model_validate({**settings("a", "b.jsonl"), **changed})
+
+
+def test_a_teacher_of_an_earlier_stage(kept, tiny_llama, text, tmp_path):
+    model = LanguageModel.model_validate(str(tiny_llama))
+    own = MemoryFiles(model_output(model.load("cpu"), model.tokenizer()), kind="language_model", id="a" * 32)
+    config = {**settings(tiny_llama, text), "tokenizer": str(tiny_llama)}
+    del config["teacher"]
+    made = run_task(LabelTokens, config, {"teacher_artifact": own})
+    assert made.facts["teacher_digest"] == own.id
+    assert made.shards[0].output.mapped == kept.shards[0].output.mapped
+    stranger = tiny.saved(tmp_path / "other", tiny.llama(280), tiny.tokenizer(280))
+    with pytest.raises(ValueError, match=r"tokenizers: teacher_artifact .* and tokenizer .* differ"):
+        run_task(LabelTokens, {**config, "tokenizer": str(stranger)}, {"teacher_artifact": own})
 
 
 @tiny.needs("lm_stories260k")
