@@ -171,9 +171,7 @@ class SoftLabels(Task[SoftLabelConfig]):
         return Output(
             tensors={"teacher_on_test": {"classes": chosen}, **means},
             tables={
-                "set_aside": aside_table(
-                    [tuple(one) for shard in shards for one in shard.facts["set_aside"]]
-                ),
+                "set_aside": pa.concat_tables([aside_table(()), *asides(shards)]),
                 "summary": pa.table({name: [value] for name, value in metrics.items()}),
             },
             facts={
@@ -237,18 +235,22 @@ def shard_output(labelled: Labelled) -> Output:
     metrics |= {f"{name}_max": most for name, most in zip(TEMPERATURES, largest, strict=True)}
     facts = {
         "labelled": labelled.divergences.shape[1],
-        "set_aside": [list(one) for one in labelled.aside],
+        "set_aside": len(labelled.aside),
         "bytes": table.nbytes,
     }
     return Output(
-        {"class_sums": {"sums": labelled.sums}}, mapped={"labels": table}, facts=facts, metrics=metrics
+        tensors={"class_sums": {"sums": labelled.sums}},
+        tables={"set_aside": aside_table(labelled.aside)} if labelled.aside else {},
+        mapped={"labels": table},
+        facts=facts,
+        metrics=metrics,
     )
 
 
 def summary(shards: Sequence[ShardFiles]) -> dict[str, float]:
     """Divergences over all labelled views, bytes a view, and how many were put aside."""
     labelled = [shard.facts["labelled"] for shard in shards]
-    aside = sum(len(shard.facts["set_aside"]) for shard in shards)
+    aside = sum(shard.facts["set_aside"] for shard in shards)
     metrics: dict[str, float] = {}
     for name in TEMPERATURES:
         means = [shard.metrics[f"{name}_mean"] for shard in shards]
@@ -257,6 +259,11 @@ def summary(shards: Sequence[ShardFiles]) -> dict[str, float]:
         metrics[f"{name}_max"] = max(shard.metrics[f"{name}_max"] for shard in shards)
     total = sum(shard.facts["bytes"] for shard in shards)
     return {**metrics, "bytes_per_view": total / (sum(labelled) + aside), "set_aside": float(aside)}
+
+
+def asides(shards: Sequence[ShardFiles]) -> list[pa.Table]:
+    """The table of each shard that put some aside."""
+    return [shard.table("set_aside") for shard in shards if shard.facts["set_aside"]]
 
 
 def aside_table(aside: Sequence[tuple[int, int, str]]) -> pa.Table:
