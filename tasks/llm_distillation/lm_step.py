@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .losses import IGNORED, DenseTeacher, Mixture, TopKTeacher, distillation_loss, shifted
+from .losses import IGNORED, DenseTeacher, Gate, Mixture, TopKTeacher, distillation_loss, shifted
+from .losses.dac_kl import DAC_KL, KEPT_CLASSES, KEPT_MASS
 from .losses.precision import logits_of
 from .losses.rows import CROSS_ENTROPY
 from .losses.teachers import Teacher
@@ -46,7 +47,7 @@ class Sums(NamedTuple):
 
 
 class Learner(nn.Module):
-    """A student and the head of its loss: what ZeRO trains. Its weights are the student's."""
+    """A student and the head of its loss: what ZeRO trains."""
 
     def __init__(self, student: "PreTrainedModel", objective: Mixture, vocabulary: int) -> None:
         super().__init__()
@@ -65,6 +66,7 @@ class LossHead(nn.Module):
     def __init__(self, weight: nn.Parameter, objective: Mixture, vocabulary: int) -> None:
         super().__init__()
         self.weight = weight
+        self.gate = _gate(objective)
         self._weight_of_text, self._vocabulary = objective.cross_entropy, vocabulary
         self._objectives: dict[Purpose, Mixture] = {
             "learn": objective,
@@ -78,7 +80,14 @@ class LossHead(nn.Module):
         objective = self._objectives[purpose]
         head, vocabulary = self.weight.to(hidden.dtype), self._vocabulary
         total, found, _ = distillation_loss(
-            hidden, head, labels, objective, teacher, kd_weight=kd_weight, vocabulary=vocabulary
+            hidden,
+            head,
+            labels,
+            objective,
+            teacher,
+            kd_weight=kd_weight,
+            gate=self.gate,
+            vocabulary=vocabulary,
         )
         none = torch.zeros_like(total)
         terms = {name: found.get(name, none) for name in _terms(objective)}
@@ -92,7 +101,17 @@ class LossHead(nn.Module):
 def _terms(objective: Mixture) -> list[str]:
     """Names of its parts; those that a batch without labels has not count nothing."""
     names = [term.name for term in objective.divergences]
+    names += [DAC_KL, KEPT_MASS, KEPT_CLASSES] if objective.dac_kl else []
     return [*names, CROSS_ENTROPY] if objective.cross_entropy else names
+
+
+def _gate(objective: Mixture) -> Gate | None:
+    """The gate of DAC-KL, which learns with the student; always the same one at first."""
+    if objective.dac_kl is None or objective.dac_kl.band is not None:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Gate(objective.dac_kl)
 
 
 def batch_of(sequences: Sequences, rows: np.ndarray, device: str) -> Batch:

@@ -14,7 +14,7 @@ from tasks.model_distillation.prefetch import ahead
 
 from .distill_config import DistillConfig
 from .lm_plan import filled, learning_rate, passes, rows_of_step
-from .lm_step import Batch, Learner, Purpose, Sums, batch_of
+from .lm_step import Batch, Learner, LossHead, Purpose, Sums, batch_of
 from .losses import mean_over_tokens
 from .losses.teachers import SampledTeacher, Teacher, TopKTeacher
 from .packing import Sequences
@@ -98,6 +98,7 @@ class Training:
             context.device,
             None if saved is None else saved.tensors,
             self.state.step,
+            indivisible=(LossHead,),
         )
 
     def run(self) -> dict[str, float]:
@@ -253,4 +254,6 @@ def _there(teacher: Teacher | None, device: str) -> Teacher | None:
 
 
 def _of_student(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(PREFIX): value for name, value in weights.items()}
+    """Without what only the loss has."""
+    own = [name for name in weights if name.startswith(PREFIX)]
+    return {name.removeprefix(PREFIX): weights[name] for name in own}

@@ -9,7 +9,7 @@ import io
 import itertools
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
@@ -67,8 +67,13 @@ class ZeroModel:
         device: str,
         saved: Mapping[str, Tensor] | None = None,
         steps: int = 0,
+        indivisible: Sequence[type[nn.Module]] = (),
     ) -> None:
-        """`saved` is the union of what `state` gave on all ranks, of any world size and stage, after `steps`."""
+        """`saved` is the union of what `state` gave on all ranks, of any world size and stage, after `steps`.
+
+        `indivisible`: modules whose weights, and those of all modules inside, are used by their own forward pass;
+        stage 3 makes them whole together.
+        """
         self._deepspeed = _deepspeed(device)
         join_alone(device)
         self.module = module
@@ -76,6 +81,8 @@ class ZeroModel:
         if saved is not None:
             _load(module, {name: saved[f"{WEIGHT}/{name}"] for name in self._trained})
         exact = _exact(module) if optimization.precision == "bf16" else {}
+        if zero.stage == 3 and indivisible:
+            self._deepspeed.utils.set_z3_leaf_modules(module, list(indivisible))
         with _quiet(), contextlib.redirect_stdout(io.StringIO()):  # BF16_Optimizer prints its memory
             self.engine, *_ = self._deepspeed.initialize(
                 model=module,

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 
 from tasks.llm_distillation.distill_lm import DistillLm
 from tasks.llm_distillation.model_artifact import load_artifact
@@ -198,6 +198,20 @@ def test_the_best_student_is_kept(given):
 def test_a_loss_that_is_not_finite_ends_it(given):
     with pytest.raises(ValueError, match="not finite; lower lr"):
         run_task(DistillLm, {**given, "lr": 1e30, "clip": 0.0, "warmup_steps": 0})
+
+
+def test_the_gate_of_dac_kl_learns_at_every_stage_and_is_resumed(given):
+    config = {**given, "objective": {"dac_kl": {"top": 4}, "cross_entropy": 0.1}}
+    plain = run_task(DistillLm, config)
+    assert 0.5 < curve(plain, "train_dac_kept_mass")[-1] <= 1.0
+    split = {**config, "zero": {"stage": 3, "whole_below": 0}}
+    near(run_task(DistillLm, split), plain)
+    progress = {}
+    with pytest.raises(KilledError):
+        run_task(DistillLm, split, progress=progress, kill_after=2)
+    assert any("gate" in name for name in load(next(iter(progress.values()))[0]))
+    assert run_task(DistillLm, config, progress=progress).metrics == pytest.approx(plain.metrics, rel=1e-4)
+    assert plain.tensors("model").keys() == run_task(DistillLm, {**given, "steps": 1}).tensors("model").keys()
 
 
 @pytest.fixture(scope="module")
