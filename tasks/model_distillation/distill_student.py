@@ -150,12 +150,15 @@ class DistillStudent(Task[StudentConfig]):
         return None if means is None else directions(means)
 
     def _samples(self, pair: Mapping[str, Json], context: Context) -> Samples:
-        train, seed = self.data.train, context.seed("views", item=pair)
         if self.labels is not None:
-            reader = LabelReader.open(self.labels, self.config.dataset, self.config.batch_size, seed)
+            size = self.config.batch_size
+            reader = LabelReader.open(
+                self.labels, self.config.dataset, size, seed=0
+            )  # the order is not its own
             return LabelledSamples(reader, self.device)
-        images, classes = (torch.from_numpy(part).to(self.device) for part in (train.images, train.labels))
-        return PlainSamples(images, classes, self.config.views or Views(), seed)
+        parts = (self.data.train.images, self.data.train.labels)
+        images, classes = (torch.from_numpy(part).to(self.device) for part in parts)
+        return PlainSamples(images, classes, self.config.views or Views(), context.seed("views", item=pair))
 
     def _score(self, student: nn.Module) -> Scores:
         logits = answers(student, self.test)

@@ -150,7 +150,7 @@ def _logit_mse(term: LogitMse, logits: Tensor, targets: Targets) -> Tensor:
 
 
 def _dist(term: Dist, logits: Tensor, targets: Targets, step: Step) -> Tensor:
-    student, teacher = step.ranks.whole(logits), step.ranks.whole(_known(targets.logits))
+    student, teacher = (step.ranks.whole(wide(part)) for part in (logits, _known(targets.logits)))
     return dist(student, teacher, term.temperature, beta=term.beta, gamma=term.gamma)
 
 

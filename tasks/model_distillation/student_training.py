@@ -169,11 +169,11 @@ class Training:
         found: list[Tensor] = []
         for number, loss in enumerate(losses):
             found += _gradients(loss, parameters, keep=number + 1 < len(losses))
-        buffers = [buffer for buffer in self.student.buffers() if buffer.is_floating_point()]
-        summed = self.ranks.summed([*found, *(buffer / self.ranks.size for buffer in buffers)])
+        statistics = running_statistics(self.both)
+        summed = self.ranks.summed([*found, *(value / self.ranks.size for value in statistics)])
         if self.ranks.size > 1:
-            for buffer, mean in zip(buffers, summed[len(found) :], strict=True):
-                buffer.copy_(mean)
+            for value, mean in zip(statistics, summed[len(found) :], strict=True):
+                value.copy_(mean)
         count = len(parameters)
         return [summed[first : first + count] for first in range(0, len(found), count)]
 
@@ -215,6 +215,12 @@ def seeded(seed: int, device: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         yield
+
+
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """Means and variances of its batch norms, and no other buffer."""
+    named = module.named_buffers()
+    return [value for name, value in named if name.endswith(("running_mean", "running_var"))]
 
 
 def _total(terms: Iterable[Tensor]) -> Tensor:
