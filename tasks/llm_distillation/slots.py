@@ -179,11 +179,8 @@ class GapCode:
         entry = lines.entry_at[kind, slot]
         escaped = (gap == LONGEST) & active
         end = lines.end[entry] - walk.at
-        low = np.maximum(end - lines.width[entry], 0)
-        low, high = (
-            np.where(escaped, LONGEST, low),
-            np.where(gap == LONGEST, LONGEST + 1, np.minimum(end, LONGEST)),
-        )
+        low = np.where(escaped, LONGEST, np.maximum(end - lines.width[entry], 0))
+        high = np.where(gap == LONGEST, LONGEST + 1, np.minimum(end, LONGEST))
         start = self._before[context, low]
         read_interval(reader, start, self._before[context, high] - start, active)
         if escaped.any():

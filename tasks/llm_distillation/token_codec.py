@@ -131,10 +131,8 @@ def fit(sets: Sets, vocabulary: int, seed: int) -> Fitted:
     """Tables for these sets of tokens below `vocabulary`."""
     chances, kind = hazards.fit(sets.ids, sets.valid, vocabulary, seed)
     symbols = to_symbols(sets.levels)[0]
-    size, level_kinds = (
-        int(symbols.max(initial=0)) + 1,
-        int(np.clip(len(sets) // POSITIONS_A_KIND, 1, MOST_LEVEL_KINDS)),
-    )
+    size = int(symbols.max(initial=0)) + 1
+    level_kinds = int(np.clip(len(sets) // POSITIONS_A_KIND, 1, MOST_LEVEL_KINDS))
     level_kind = kinds_of(symbols, sets.valid, size, level_kinds, seed)
     lines, kinds = Lines(chances), len(chances.ratio)
     gaps = np.zeros((CONTEXTS, LONGEST + 1))
@@ -144,9 +142,8 @@ def fit(sets: Sets, vocabulary: int, seed: int) -> Fitted:
         gaps += gap_counts(steps.intervals(lines), list(steps.active))
         context = level_kind[part] * CLASSES + token_class(lines, steps.entry)
         levels += counted(to_symbols(steps.level)[0], steps.active, context, size, len(levels))
-    pairs = np.bincount(kind * level_kinds + level_kind, minlength=kinds * level_kinds).reshape(
-        kinds, level_kinds
-    )
+    pairs = np.bincount(kind * level_kinds + level_kind, minlength=kinds * level_kinds)
+    pairs = pairs.reshape(kinds, level_kinds)
     tables = Tables(
         hazards=chances,
         count=_frequencies(np.bincount(sets.count, minlength=sets.ids.shape[1] + 1)[None]),

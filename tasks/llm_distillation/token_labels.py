@@ -102,7 +102,9 @@ class LabelTokens(Task[TokenLabelConfig]):
         if labels.form == "top_k" and labels.k > vocabulary:
             raise ValueError(f"labels: k is {labels.k}, but the vocabulary has {vocabulary} tokens; lower k")
         found = sequences(config.corpus, config.reading.tokenizer(), config.length)
+        digest = {} if config.teacher is None else {"teacher_digest": config.teacher.content_digest()}
         facts = {
+            **digest,
             "corpus_digest": config.corpus.content_digest(),
             "tokenizer_digest": known["tokenizer"]["digest"],
             "teacher": known,
