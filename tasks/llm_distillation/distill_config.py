@@ -9,7 +9,7 @@ from orchestrator.task import Input, Settings
 from .corpus import Corpus
 from .language_model import LanguageModel
 from .lora import Lora
-from .losses import Divergence, Mixture
+from .losses import Divergence, Mixture, SpanCorrelation
 from .on_policy import OnPolicy
 from .student_model import Student
 from .zero import Zero
@@ -40,6 +40,9 @@ class DistillConfig(Settings):
     """What it is judged by: divergences from the teacher, cross-entropy on the text. `objective: forward_kl` is short
     for that one divergence, with its settings `{name: jsd, beta: 0.1, cross_entropy: 0.5}`; `sft` for the
     cross-entropy alone, which is plain fine-tuning."""
+    spans: SpanCorrelation | None = None
+    """MGSR's span loss beside the objective: how neighbouring tokens of a word go together, the mean over pairs of
+    neighbours. Its distance and words as spans are a reconstruction. Needs a teacher that reads along."""
     teacher: LanguageModel | None = None
     """A model that is there already; not loaded where labels or cross-entropy make it unnecessary."""
     teacher_artifact: Annotated[str | None, Input("language_model")] = None
@@ -103,6 +106,10 @@ class DistillConfig(Settings):
             raise ValueError(
                 "on_policy: a teacher that speaks judges what the student writes; leave out `labels`, and give the "
                 "objective a divergence"
+            )
+        if self.spans is not None and not self.asks_teacher:
+            raise ValueError(
+                "spans: need a teacher that reads along; leave out `labels`, and give the objective a divergence"
             )
         if self.objective.needs_teacher and not (self.labels or self.teacher or self.teacher_artifact):
             raise ValueError(

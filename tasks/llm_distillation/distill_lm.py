@@ -84,10 +84,20 @@ class DistillLm(Task[DistillConfig]):
         config = self.config
         steps = total_steps(self.learned, config.batch, config.epochs, config.steps)
         student = self._student(context)
-        learner = Learner(student, config.objective, self.facts["tokenizer"]["size"])
+        learner = Learner(student, config.objective, self.facts["tokenizer"]["size"], config.spans)
         saved = context.load_progress()
         writing = self._writing(context, saved)
-        training = Training(config, learner, self.sequences, self.signal, steps, context, saved, writing)
+        training = Training(
+            config,
+            learner,
+            self.sequences,
+            self.models.tokenizer,
+            self.signal,
+            steps,
+            context,
+            saved,
+            writing,
+        )
         found, weights = training.run(), training.weights()
         training.close()
         if context.rank > 0:

@@ -6,10 +6,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .losses import IGNORED, DenseTeacher, Gate, Mixture, TopKTeacher, distillation_loss, shifted
+from .losses import (
+    IGNORED,
+    DenseTeacher,
+    Gate,
+    Mixture,
+    SpanCorrelation,
+    TopKTeacher,
+    distillation_loss,
+    shifted,
+    span_loss,
+)
 from .losses.dac_kl import DAC_KL, KEPT_CLASSES, KEPT_MASS
 from .losses.precision import logits_of
 from .losses.rows import CROSS_ENTROPY
+from .losses.spans import OUTSIDE
 from .losses.teachers import Teacher
 from .packing import Sequences
 
@@ -19,6 +30,7 @@ if TYPE_CHECKING:
 Purpose = Literal["learn", "learn_written", "judge"]
 """What a forward pass is for: learning from the corpus; from what the student wrote, whose tokens are no labels
 of a cross-entropy; judging, where the cross-entropy is always told."""
+SPANS = "span_correlation"
 TOGETHER = 256
 """Positions whose logits are made at once where models are compared."""
 TOLERANCE = 1e-3
@@ -34,6 +46,8 @@ class Batch(NamedTuple):
     """(B,T) int64: place in its own document."""
     labels: Tensor
     """(B,T) int64: the token itself where it is to be learned, else IGNORED."""
+    words: Tensor | None = None
+    """(B,T) int64: the word of each token, see `words`; only for the span loss."""
 
 
 class Sums(NamedTuple):
@@ -49,23 +63,35 @@ class Sums(NamedTuple):
 class Learner(nn.Module):
     """A student and the head of its loss: what ZeRO trains."""
 
-    def __init__(self, student: "PreTrainedModel", objective: Mixture, vocabulary: int) -> None:
+    def __init__(
+        self,
+        student: "PreTrainedModel",
+        objective: Mixture,
+        vocabulary: int,
+        spans: SpanCorrelation | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
-        self.loss = LossHead(head_of(student), objective, vocabulary)
+        self.loss = LossHead(head_of(student), objective, vocabulary, spans)
 
-    def forward(self, batch: Batch, teacher: Teacher | None, kd_weight: float, purpose: Purpose) -> Sums:
+    def forward(
+        self, batch: Batch, teacher: Teacher | None, kd_weight: float, span_weight: float, purpose: Purpose
+    ) -> Sums:
+        """`span_weight`: factor of the sum over pairs of neighbours, as it is divided by the number of tokens later."""
         hidden, labels = shifted(hidden_states(self.student, batch), batch.labels)
-        return self.loss(hidden, labels, teacher, kd_weight, purpose)
+        words = None if batch.words is None else batch.words[:, 1:].flatten()
+        return self.loss(hidden, labels, words, teacher, kd_weight, span_weight, purpose)
 
 
 class LossHead(nn.Module):
     """The loss from hidden states. A module of its own that owns the head's weight, so that ZeRO stage 3 makes the
     weight whole while it is needed, forward and backward."""
 
-    def __init__(self, weight: nn.Parameter, objective: Mixture, vocabulary: int) -> None:
+    def __init__(
+        self, weight: nn.Parameter, objective: Mixture, vocabulary: int, spans: SpanCorrelation | None
+    ) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self._spans = weight, spans
         self.gate = _gate(objective)
         self._weight_of_text, self._vocabulary = objective.cross_entropy, vocabulary
         self._objectives: dict[Purpose, Mixture] = {
@@ -75,11 +101,18 @@ class LossHead(nn.Module):
         }
 
     def forward(
-        self, hidden: Tensor, labels: Tensor, teacher: Teacher | None, kd_weight: float, purpose: Purpose
+        self,
+        hidden: Tensor,
+        labels: Tensor,
+        words: Tensor | None,
+        teacher: Teacher | None,
+        kd_weight: float,
+        span_weight: float,
+        purpose: Purpose,
     ) -> Sums:
         objective = self._objectives[purpose]
         head, vocabulary = self.weight.to(hidden.dtype), self._vocabulary
-        total, found, _ = distillation_loss(
+        total, sums, _ = distillation_loss(
             hidden,
             head,
             labels,
@@ -90,7 +123,13 @@ class LossHead(nn.Module):
             vocabulary=vocabulary,
         )
         none = torch.zeros_like(total)
-        terms = {name: found.get(name, none) for name in _terms(objective)}
+        terms = {name: sums.get(name, none) for name in _terms(objective)}
+        if self._spans is not None:
+            assert words is not None
+            assert isinstance(teacher, DenseTeacher)
+            found = span_loss(hidden, head, words, teacher, self._spans, vocabulary=vocabulary)
+            total = total + kd_weight * span_weight * found.total
+            terms[SPANS] = span_weight * found.total.detach() / self._spans.weight
         if purpose == "judge":
             total = total + (self._weight_of_text - 1) * terms[CROSS_ENTROPY]
             if isinstance(teacher, DenseTeacher | TopKTeacher):
@@ -114,11 +153,13 @@ def _gate(objective: Mixture) -> Gate | None:
         return Gate(objective.dac_kl)
 
 
-def batch_of(sequences: Sequences, rows: np.ndarray, device: str) -> Batch:
-    """These rows of the sequences; of a row below 0 nothing is to be learned."""
+def batch_of(sequences: Sequences, rows: np.ndarray, device: str, words: np.ndarray | None = None) -> Batch:
+    """These rows of the sequences, and of their words; of a row below 0 nothing is to be learned."""
     ids, position = (array[rows].astype(np.int64) for array in (sequences.ids, sequences.position))
     learned = sequences.loss_mask[rows] & (rows >= 0)[:, None]
-    tensors = (ids, position, np.where(learned, ids, IGNORED))
+    tensors = [ids, position, np.where(learned, ids, IGNORED)]
+    if words is not None:
+        tensors.append(np.where(learned, words[rows], OUTSIDE))
     return Batch(*(torch.from_numpy(array).to(device) for array in tensors))
 
 

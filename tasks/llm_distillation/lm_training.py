@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +20,12 @@ from .losses.teachers import SampledTeacher, Teacher, TopKTeacher
 from .packing import Sequences
 from .teacher_signal import Signal
 from .token_reader import Replayed
+from .words import pairs, words
 from .written_texts import Writing
 from .zero import Optimization, ZeroModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOTAL, JUDGED = "loss", "held_out_loss"
 BEST = "best/"
@@ -71,6 +75,8 @@ class Lesson(NamedTuple):
     passes: Iterable[Pass]
     tokens: int
     """Labelled tokens of all ranks."""
+    pairs: int
+    """Neighbouring tokens of one word, of all ranks; 0 where nobody asks."""
     purpose: Purpose
 
 
@@ -82,6 +88,7 @@ class Training:
         config: DistillConfig,
         learner: Learner,
         sequences: Sequences,
+        tokenizer: "PreTrainedTokenizerBase",
         signal: Signal,
         steps: int,
         context: Context,
@@ -90,6 +97,8 @@ class Training:
     ) -> None:
         self._config, self._sequences, self._signal = config, sequences, signal
         self._steps, self._context, self._writing = steps, context, writing
+        self._tokenizer = tokenizer
+        self._words = None if config.spans is None else words(sequences, tokenizer)
         self.state = State.of(saved, context.rank)
         self._model = ZeroModel(
             learner.train(),
@@ -155,7 +164,9 @@ class Training:
         kd_weight = config.objective.kd_weight(lesson.step)
         sums: dict[str, Tensor] = {}
         for batch, teacher in lesson.passes:
-            said = self._model(batch, teacher, kd_weight, lesson.purpose)
+            said = self._model(
+                batch, teacher, kd_weight, lesson.tokens / max(1, lesson.pairs), lesson.purpose
+            )
             self._model.backward(mean_over_tokens(said.total, lesson.tokens))
             finite = self._model.step(lr)
             _add(sums, said)
@@ -176,7 +187,8 @@ class Training:
         rows = rows_of_step(step, config.batch, self._learned, lambda epoch: context.seed("order", epoch))
         parts = passes(rows, context.rank, context.world_size, config.micro_batch)
         tokens = int(self._sequences.loss_mask[rows].sum())
-        return Lesson(step, self._passes(self._sequences, parts), tokens, "learn")
+        found = 0 if self._words is None else pairs(self._words[rows])
+        return Lesson(step, self._passes(self._sequences, self._words, parts), tokens, found, "learn")
 
     def _written_lesson(self, step: int, anew: bool) -> Lesson:
         assert self._writing is not None
@@ -186,11 +198,15 @@ class Training:
         else:
             texts = self._writing.replay(step)
         sequences = self._writing.sequences(texts) if texts else self._sequences
+        numbers = None if self._words is None else words(sequences, self._tokenizer)
+        counts = [0, 0]
+        if texts:
+            counts = [int(sequences.loss_mask.sum()), 0 if numbers is None else pairs(numbers)]
+        of_all = torch.tensor(counts, device=self._context.device)
+        torch.distributed.all_reduce(of_all)
         share = -(-self._config.batch // self._context.world_size)
-        tokens = torch.tensor(sequences.loss_mask.sum() if texts else 0, device=self._context.device)
-        torch.distributed.all_reduce(tokens)
         parts = filled(np.arange(len(texts)), share, self._config.micro_batch)
-        return Lesson(step, self._passes(sequences, parts), int(tokens), "learn_written")
+        return Lesson(step, self._passes(sequences, numbers, parts), *of_all.tolist(), "learn_written")
 
     @torch.no_grad()
     def _judge(self) -> dict[str, float]:
@@ -199,9 +215,11 @@ class Training:
         held_out = np.arange(self._learned, len(self._sequences))
         sums: dict[str, Tensor] = {}
         parts = passes(held_out, context.rank, context.world_size, _size(config, context.world_size))
-        for batch, teacher in self._passes(self._sequences, parts):
-            _add(sums, self._model(batch, teacher, 1.0, "judge"))
-        means = self._means(sums, int(self._sequences.loss_mask[held_out].sum()))
+        tokens = int(self._sequences.loss_mask[held_out].sum())
+        span_weight = 0.0 if self._words is None else tokens / max(1, pairs(self._words[held_out]))
+        for batch, teacher in self._passes(self._sequences, self._words, parts):
+            _add(sums, self._model(batch, teacher, 1.0, span_weight, "judge"))
+        means = self._means(sums, tokens)
         means["perplexity"] = math.exp(min(means["cross_entropy"], 700.0))
         found = {f"held_out_{name}": value for name, value in means.items()}
         context.log(found, step=self.state.step)
@@ -211,9 +229,11 @@ class Training:
             self._writing.judged(found[JUDGED])
         return found
 
-    def _passes(self, sequences: Sequences, parts: Iterable[np.ndarray]) -> Iterator[Pass]:
+    def _passes(
+        self, sequences: Sequences, numbers: np.ndarray | None, parts: Iterable[np.ndarray]
+    ) -> Iterator[Pass]:
         for rows in parts:
-            batch = batch_of(sequences, rows, self._context.device)
+            batch = batch_of(sequences, rows, self._context.device, numbers)
             yield Pass(batch, _there(self._signal(rows, batch), self._context.device))
 
     def _means(self, sums: Mapping[str, Tensor], tokens: int) -> dict[str, float]:

@@ -214,6 +214,22 @@ def test_the_gate_of_dac_kl_learns_at_every_stage_and_is_resumed(given):
     assert plain.tensors("model").keys() == run_task(DistillLm, {**given, "steps": 1}).tensors("model").keys()
 
 
+def test_spans_are_learned_at_every_stage_and_of_written_text(given):
+    config = {**given, "spans": {"weight": 3.0, "distance": "l1"}, "objective": KL}
+    plain = run_task(DistillLm, config)
+    spans, divergence, loss = (
+        curve(plain, f"train_{name}") for name in ("span_correlation", "forward_kl", "loss")
+    )
+    assert min(spans) > 0
+    assert [3 * one + other for one, other in zip(spans, divergence, strict=True)][2:] == pytest.approx(
+        loss[2:]
+    )
+    near(run_task(DistillLm, {**config, "zero": {"stage": 3, "whole_below": 0}, "micro_batch": 3}), plain)
+    writing = {"share": 1.0, "sampling": {"new_tokens": 6}, "prompt_tokens": 3}
+    written = run_task(DistillLm, {**config, "on_policy": writing})
+    assert min(curve(written, "written_span_correlation")) > 0
+
+
 @pytest.fixture(scope="module")
 def every_token(given):
     """Labels that hold the teacher's whole distribution."""
@@ -341,6 +357,7 @@ def test_short_forms_of_the_objective(given):
         ({"epochs": 1.0}, "either `epochs` or `steps`"),
         ({"held_out": 0}, "nothing is held out"),
         ({"teacher": None}, "its divergences need a teacher"),
+        ({"spans": {}, "objective": CE}, "need a teacher that reads along"),
         ({"on_policy": {}, "objective": CE}, "give the objective a divergence"),
     ],
 )
