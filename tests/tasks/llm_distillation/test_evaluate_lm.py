@@ -147,15 +147,14 @@ def test_a_model_that_knows_the_answers_scores_fully(tmp_path, words):
 
 @pytest.mark.parametrize("kill_after", [1, 2])
 def test_killed_and_resumed_is_undisturbed(scores, corpus, tiny_llama, student, kill_after):
-    settings = config(corpus, tiny_llama, before={"layers": 1}, exact_match="marked", sft="sft", batch=1)
-    inputs, progress = {"student": student, "sft": student}, {}
-    undisturbed = run_task(EvaluateLm, settings, inputs)
+    settings, progress = config(corpus, tiny_llama, batch=1, sampling_seeds=1), {}
     with pytest.raises(KilledError):
-        run_task(EvaluateLm, settings, inputs, progress=progress, kill_after=kill_after)
-    again = run_task(EvaluateLm, settings, inputs, progress=progress)
-    assert equal(again, undisturbed)
-    assert again.table("responses").equals(undisturbed.table("responses"))
-    assert again.metrics["student_perplexity"] == pytest.approx(
+        run_task(EvaluateLm, settings, {"student": student}, progress=progress, kill_after=kill_after)
+    resumed = run_task(EvaluateLm, settings, {"student": student}, progress=progress)
+    undisturbed = run_task(EvaluateLm, settings, {"student": student})
+    assert equal(resumed, undisturbed)
+    assert resumed.table("responses").equals(undisturbed.table("responses"))
+    assert resumed.metrics["student_perplexity"] == pytest.approx(
         scores.metrics["student_perplexity"], rel=1e-5
     )
 
