@@ -17,6 +17,9 @@ from .level_scale import Floats, from_levels, to_levels
 from .losses.teachers import SampledTeacher, TopKTeacher
 from .token_codec import Sets
 
+ROWS = 16
+"""Positions that are looked at at once, few enough to stay in a processor's cache."""
+
 
 class TokenLabels(Settings):
     """How the teacher's distribution over the next token is kept; at temperature 1, losses apply theirs."""
@@ -50,14 +53,15 @@ class Taken:
         return len(self.rows if self.sets is None else self.sets)  # type: ignore[arg-type]
 
 
-def take(logprobs: Tensor, labels: TokenLabels, uniforms: NDArray[np.float64]) -> Taken:
-    """From log-probabilities (P,V), float32; `uniforms` (P, samples) of [0,1) are what tokens are drawn with."""
+def take(logits: Tensor, labels: TokenLabels, uniforms: NDArray[np.float64]) -> Taken:
+    """From logits (P,V), float32; `uniforms` (P, samples) of [0,1) are what tokens are drawn with."""
     if labels.form == "top_k":
-        return _top_k(logprobs, labels)
+        return _top_k(logits, labels)
+    logprobs = torch.log_softmax(logits, 1)
     if labels.form == "sampled":
         return Taken(_sampled(logprobs, uniforms), None, None)
     rows = logprobs.clamp_min(torch.finfo(torch.float16).min).half().cpu().numpy()
-    truth = _truth(logprobs, logprobs)
+    truth = _truth(logits, logits)
     return Taken(None, rows, _lost(truth, rows.astype(np.float64), np.full(len(rows), -np.inf)))
 
 
@@ -85,15 +89,22 @@ def teacher_of(sets: Sets, labels: TokenLabels) -> TopKTeacher | SampledTeacher:
     return TopKTeacher(ids, every[:, :-1], every[:, -1].exp())
 
 
-def _truth(chosen: Tensor, logprobs: Tensor) -> Truth:
-    every = logprobs.double()
-    negentropy = (every.exp() * every.clamp_min(-1e30)).sum(1)
-    return Truth(chosen.double().cpu().numpy(), negentropy.cpu().numpy(), logprobs.shape[1])
+def _truth(chosen: Tensor, logits: Tensor) -> Truth:
+    """Of tokens with the logits `chosen` (P,k), among all."""
+    norms, negentropies = [], []
+    for rows in logits.split(ROWS):
+        most = rows.amax(1, keepdim=True)
+        weights = (rows - most).exp()
+        total = weights.sum(1)
+        norms.append(most[:, 0] + total.log())
+        negentropies.append((weights * rows).sum(1) / total - norms[-1])
+    norm, negentropy = (torch.cat(own).double().cpu().numpy() for own in (norms, negentropies))
+    return Truth(chosen.double().cpu().numpy() - norm[:, None], negentropy, logits.shape[1])
 
 
-def _top_k(logprobs: Tensor, labels: TokenLabels) -> Taken:
-    chosen, ids = logprobs.topk(labels.k, dim=1)
-    truth = _truth(chosen, logprobs)
+def _top_k(logits: Tensor, labels: TokenLabels) -> Taken:
+    chosen, ids = logits.topk(labels.k, dim=1)
+    truth = _truth(chosen, logits)
     with np.errstate(divide="ignore"):
         tail = np.log(truth.tail).astype(np.float16)
     levels = to_levels(truth.logprobs, labels.step)

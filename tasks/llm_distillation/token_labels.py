@@ -164,7 +164,7 @@ class LabelTokens(Task[TokenLabelConfig]):
             state.aside.append((number, reason))
             return
         drawn = uniforms(context.seed("draws", item={}), number, places, self.config.labels)
-        state.add(number, take(torch.log_softmax(chosen, 1), self.config.labels, drawn))
+        state.add(number, take(chosen, self.config.labels, drawn))
 
     def _finish(self, state: Labelled, seed: int) -> Output:
         """The files of the shard. ValueError where not one of its sequences has labels."""
@@ -254,7 +254,7 @@ def _unfit(logits: Tensor) -> str | None:
     """Why these logits cannot be labels."""
     if not len(logits):
         return "none of its tokens is a label"
-    bad = int((~logits.isfinite()).any(1).sum())
+    bad = int((~logits.sum(1).isfinite()).sum())
     return f"the teacher's logits are not finite at {bad} of {len(logits)} labels" if bad else None
 
 

@@ -63,6 +63,14 @@ def test_nothing_is_lost_where_all_is_read_back():
     assert not spread(truth).any()
 
 
+def test_logits_need_not_be_normalised():
+    logprobs, labels = distributions(), TokenLabels(k=8)
+    one, other = take(logprobs, labels, NONE), take(logprobs + 30, labels, NONE)
+    np.testing.assert_array_equal(one.sets.ids, other.sets.ids)
+    assert np.abs(one.sets.levels - other.sets.levels).max() <= 1
+    assert one.lost == pytest.approx(other.lost, rel=0.1)
+
+
 def test_full_is_float16():
     logprobs = distributions()
     taken = take(logprobs, TokenLabels(form="full"), NONE)
