@@ -5,6 +5,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -109,10 +110,19 @@ def _settings_rows(model: type[BaseModel], prefix: str = "") -> list[list[Any]]:
             about += " (adds shards; changes none)"
         default = "needed" if field.default is PydanticUndefined else _default(field.default)
         rows.append([prefix + name, _type_name(field.annotation), default, about])
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            rows += _settings_rows(inner, f"{prefix}{name}.")
+        for place, inner in _nested(field.annotation):
+            rows += _settings_rows(inner, f"{prefix}{name}{place}.")
     return rows
+
+
+def _nested(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The settings in a field's type, optional ones and, with `[]`, those in lists."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield "", annotation
+        return
+    listed = "[]" if get_origin(annotation) is tuple else ""
+    for part in get_args(annotation):
+        yield from ((listed + place, inner) for place, inner in _nested(part))
 
 
 def _default(value: Any) -> str:

@@ -27,11 +27,8 @@ class StudentConfig(Settings):
     """The network that learns."""
     labels: Annotated[str | None, Input(label_files.KIND)] = None
     """The teacher's labels, made by `soft_labels`; none: only methods that need no teacher."""
-    methods: Annotated[tuple[Method, ...], Role.PLAN] = Field(
-        default=tuple(Method.model_validate(name) for name in ("control", "kd", "kdpp", "dkd", "dhkd")),
-        min_length=1,
-    )
-    """Methods to compare, by name or with settings of their own. Each student is of one of them."""
+    methods: Annotated[tuple[Method, ...], Role.PLAN] = Field(min_length=1)
+    """Methods to compare, by name or with settings of their own, e.g. `[control, kd, {name: kd, nd: 2}]`."""
     repeats: Annotated[int, Role.PLAN] = Field(default=3, ge=1)
     """Students of each method. First weights and the order of the samples are those of the repeat, the same for all
     methods, so that they are compared in pairs."""

@@ -81,6 +81,7 @@ def test_tasks_datasets_and_schema_answer(tmp_path):
     schema = json.loads(limbeck("schema", "expert_trajectories", "--json").stdout)
     assert all("description" in field for field in schema["properties"].values())
     assert "epochs" in limbeck("schema", "expert_trajectories").stdout
+    assert "methods[].kd.temperature: float = 4.0" in limbeck("schema", "distill_student").stdout
 
 
 def test_schema_of_an_unknown_task():
