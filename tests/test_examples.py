@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from engine import Bench, digests, kill_when, progress
-from examples_small import NEEDS, SMALL
+from examples_small import CIFAR10_SMALL, NEEDS, SMALL
 
+from orchestrator.experiment import load_experiment
+from tasks import DATASETS
 from tasks.data import Dataset
 from tasks.data.files import data_folder
 
@@ -13,9 +16,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def available(name: str) -> bool:
-    """Whether a named dataset, or a folder of tables, is on this machine."""
-    if name == "tabular_binary":
-        return (data_folder(name, None) / "sonar.parquet").is_file()
+    """Whether a named dataset, or another folder of data, is on this machine."""
+    if name not in DATASETS:
+        return data_folder(name, None).is_dir()
     try:
         Dataset(name=name).content_digest()
     except (OSError, ValueError):
@@ -28,15 +31,36 @@ def test_every_example_is_listed():
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.yaml")) == sorted(SMALL)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_workers_read_the_settings_that_the_driver_read(name):
+    for stage in load_experiment(ROOT / "examples" / name).stages:
+        told = stage.config.model_dump_json(exclude_unset=True)
+        assert type(stage.config).model_validate_json(told) == stage.config
+
+
 def searches(name: str) -> bool:
     """Whether an example is one for `limbeck tune`."""
     return "\nsearch:" in (ROOT / "examples" / name).read_text()
 
 
 def run_small(bench: Bench, verb: str, name: str):
-    if name in NEEDS and not available(NEEDS[name]):
-        pytest.skip(f"{NEEDS[name]} is not on this machine and cannot be downloaded")
-    return bench.limbeck(verb, str(ROOT / "examples" / name), *SMALL[name], "--json").json
+    for needed in NEEDS.get(name, ()):
+        if not available(needed):
+            pytest.skip(f"{needed} is not on this machine and cannot be downloaded")
+    overrides = SMALL[name]
+    if any(CIFAR10_SMALL in text for text in overrides):
+        small = first_images(bench.folder)
+        overrides = [text.replace(CIFAR10_SMALL, small) for text in overrides]
+    return bench.limbeck(verb, str(ROOT / "examples" / name), *overrides, "--json").json
+
+
+def first_images(folder: Path) -> str:
+    """A dataset of the first images of CIFAR-10, as the value of a setting."""
+    data = Dataset(name="cifar10").load()
+    for split in ("train", "test"):
+        part = getattr(data, split)
+        np.savez(folder / split, images=part.images[:200].transpose(0, 2, 3, 1), labels=part.labels[:200])
+    return f"{{name: npz, train: {folder}/train.npz, test: {folder}/test.npz}}"
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ class Views(Settings):
 
     padding: int = Field(default=0, ge=0)
     """Pixels of black around the image, of which a random part of its own size is cropped; 0: no crop."""
-    scale: tuple[float, float] | None = None
+    scale: tuple[float, float] | None = Field(default=None, strict=False)
     """Least and largest share of the image's area that a random box covers, which is resized to the image's size
     (RandomResizedCrop, sides in proportions from 3:4 to 4:3); none: no such crop."""
     flip: bool = False

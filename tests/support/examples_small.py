@@ -1,5 +1,7 @@
 """The examples, each with overrides that make it small enough for a test."""
 
+CIFAR10_SMALL = "CIFAR10_SMALL"
+"""Stands for a dataset of the first images of CIFAR-10."""
 SMALL = {
     "digits.yaml": [
         "experts.experts=2", "experts.epochs=3", "distilled.iterations=4", "distilled.max_start_epoch=1",
@@ -27,10 +29,45 @@ SMALL = {
         "cifar2.networks=[{name: mobilenet, width: 2}]", "cifar2.resources.gpus=0", "cifar2.repeats=1",
         "cifar2.epochs=1", "cifar2.stack=2",
     ],
+    "digits_students.yaml": [
+        "teacher.epochs=1", "labels.epochs=1", "students.repeats=1", "students.epochs=1",
+        "students.methods=[control, kdpp, dhkd]",
+    ],
+    "cifar10_students.yaml": [
+        f"labels.dataset={CIFAR10_SMALL}", f"students.dataset={CIFAR10_SMALL}", "labels.epochs=1",
+        "students.repeats=1", "students.epochs=1", "students.methods=[control, kdpp]", "students.bf16=false",
+    ],
+    "gpu/cifar100_students.yaml": [
+        "teacher.dataset=digits", "labels.dataset=digits", "students.dataset=digits", "teacher.resources.gpus=0",
+        "labels.resources.gpus=0", "students.resources.gpus=0", "teacher.classifier=cifar_resnet8",
+        "teacher.epochs=1", "labels.epochs=1", "students.epochs=1", "students.repeats=1",
+        "students.resources.workers=2", "students.student=cifar_resnet8", "students.methods=[distpp, fitnet]",
+    ],
+    "lm_quick.yaml": [
+        "teacher.corpus.split=[0, 0.01]", "students.corpus.split=[0, 0.01]", "scores.corpus.split=[0.99, 1]",
+        "teacher.held_out=2", "students.held_out=2", "students.matrix.objective=[sft, jsd]",
+        "students.resources={ranks: 2}",
+    ],
+    "smollm2.yaml": [
+        "labels.corpus.rows=3", "student.corpus.rows=3", "scores.corpus.rows=2", "labels.length=64",
+        "student.length=64", "scores.length=64", "student.batch=2", "student.epochs=1", "student.held_out=1",
+        "student.resources.ranks=1", "scores.prompts=1", "scores.sampling.new_tokens=2",
+    ],
+    "gpu/smollm2.yaml": [
+        "labels.corpus.rows=3", "student.corpus.rows=3", "scores.corpus.rows=2", "labels.length=64",
+        "student.length=64", "scores.length=64", "student.student.layers=1", "scores.before.layers=1",
+        "student.batch=2", "student.epochs=1", "student.held_out=1", "student.matrix.objective=[skew_kl]",
+        "scores.prompts=1", "scores.sampling={new_tokens: 2}", "labels.resources.gpus=0",
+        "student.resources.gpus=0", "scores.resources.gpus=0",
+    ],
 }  # fmt: skip
 NEEDS = {
-    "fashion_mnist.yaml": "fashion_mnist",
-    "ensloss_tables.yaml": "tabular_binary",
-    "gpu/ensloss_paper.yaml": "cifar10",
+    "fashion_mnist.yaml": ["fashion_mnist"],
+    "ensloss_tables.yaml": ["tabular_binary"],
+    "gpu/ensloss_paper.yaml": ["cifar10"],
+    "cifar10_students.yaml": ["cifar10", "cifar_resnets"],
+    "lm_quick.yaml": ["lm_stories260k", "text_lm"],
+    "smollm2.yaml": ["smollm2_135m_instruct", "gsm8k"],
+    "gpu/smollm2.yaml": ["smollm2_135m_instruct", "gsm8k"],
 }
 """What has to lie in the data folder."""

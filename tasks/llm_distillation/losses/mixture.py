@@ -64,7 +64,7 @@ class Mixture(Settings):
     Per token: kd_weight(step) * sum of weight * divergence + cross_entropy * CE.
     """
 
-    divergences: tuple[Divergence, ...] = ()
+    divergences: tuple[Divergence, ...] = Field(default=(), strict=False)
     """Weighted terms, e.g. `[{name: forward_kl, weight: 0.5, temperature: 2.0}]`; each name once."""
     cross_entropy: float = Field(default=0.0, ge=0)
     """Weight of the cross-entropy on the labels, at temperature 1."""
