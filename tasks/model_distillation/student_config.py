@@ -27,7 +27,7 @@ class StudentConfig(Settings):
     """The network that learns."""
     labels: Annotated[str | None, Input(label_files.KIND)] = None
     """The teacher's labels, made by `soft_labels`; none: only methods that need no teacher."""
-    methods: Annotated[tuple[Method, ...], Role.PLAN] = Field(min_length=1)
+    methods: Annotated[tuple[Method, ...], Role.PLAN]
     """Methods to compare, by name or with settings of their own, e.g. `[control, kd, {name: kd, nd: 2}]`."""
     repeats: Annotated[int, Role.PLAN] = Field(default=3, ge=1)
     """Students of each method. First weights and the order of the samples are those of the repeat, the same for all
@@ -49,15 +49,17 @@ class StudentConfig(Settings):
 
     @model_validator(mode="after")
     def _methods_apart(self) -> Self:
-        for what in ("label", "formula"):
-            seen: dict[str, str] = {}
-            for method in self.methods:
-                name = getattr(method, what)
-                if name in seen:
-                    same = "are both called so" if what == "label" else f"and {seen[name]!r} are the same"
-                    advice = "give one a `title`" if what == "label" else "leave one out"
-                    raise ValueError(f"methods: {method.label!r} {same}; {advice}")
-                seen[name] = method.label
+        if not self.methods:
+            raise ValueError("methods: found none; name one, such as kd")
+        called, computed = set[str](), dict[str, str]()
+        for method in self.methods:
+            if method.label in called:
+                raise ValueError(f"methods: two are called {method.label!r}; give one of them a `title`")
+            if method.formula in computed:
+                same = f"{computed[method.formula]!r} and {method.label!r}"
+                raise ValueError(f"methods: {same} are the same; leave one out")
+            called.add(method.label)
+            computed[method.formula] = method.label
         return self
 
     @model_validator(mode="after")

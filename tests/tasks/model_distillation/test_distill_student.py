@@ -181,8 +181,9 @@ def test_estimates_its_disk(students, soft_labels):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"methods": ["kd", "kd"]}, "'kd' are both called so; give one a `title`"),
-        ({"methods": ["kd", {"name": "kd", "title": "two"}]}, "'two' and 'kd' are the same; leave one out"),
+        ({"methods": ["kd", "kd"]}, "two are called 'kd'; give one of them a `title`"),
+        ({"methods": ["kd", {"name": "kd", "title": "two"}]}, "'kd' and 'two' are the same; leave one out"),
+        ({"methods": []}, "methods: found none"),
         ({"published": "dkd"}, "found 'dkd'; expected one of control, kd, kd_plus, dhkd"),
         ({"views": "crop_flip"}, "the labels bring the views"),
     ],
