@@ -11,6 +11,8 @@ from examples_small import SMALL
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 LONG_RUNNING = ("limbeck ui",)
+EXAMPLE = re.compile(r"limbeck (run|tune) examples/(\S+)")
+"""tests/test_examples.py runs them."""
 
 
 def commands(text: str) -> list[str]:
@@ -25,6 +27,12 @@ def test_make_targets_in_the_readme_exist():
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
+def test_examples_in_the_readme_exist():
+    named = [match[2] for line in commands(README) if (match := EXAMPLE.fullmatch(line))]
+    assert named
+    assert set(named) <= set(SMALL)
+
+
 def block(language: str, start: str) -> str:
     """The fenced block of the README that begins so."""
     blocks = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
@@ -34,12 +42,14 @@ def block(language: str, start: str) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_readme_commands_run(tmp_path, monkeypatch):
-    """In the order of the README, on one store, as a reader would; only experiments in examples/ are scaled
-    down. Then the lines of Python."""
+    """In the order of the README, on one store, as a reader would, but for examples alone, each of which has a
+    test of its own; with options they are scaled down. Then the lines of Python."""
     bench = Bench(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "first.yaml").write_text(block("yaml", "name: first"))
-    lines = [line for line in commands(README) if not line.startswith(LONG_RUNNING)]
+    lines = [
+        line for line in commands(README) if not line.startswith(LONG_RUNNING) and not EXAMPLE.fullmatch(line)
+    ]
     assert len(lines) > 10
     for line in lines:
         argv = shlex.split(line)[1:]
