@@ -1,4 +1,4 @@
-"""Ten keys that must not change: a store made by an earlier release is to be found again.
+"""Keys that must not change: a store made by an earlier release is to be found again.
 
 If one changes because the same settings now give other bytes, or because a default changed, raise `version`
 of that task and write the new keys here. If one changes for any other reason, that reason is a mistake.
