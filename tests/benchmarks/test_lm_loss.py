@@ -9,6 +9,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "lm_loss.py"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(700)
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 def test_prints_its_figures_and_the_error_is_small():
     command = [sys.executable, str(SCRIPT), "--small", "--threads", "1", "--repeats", "1"]

@@ -11,6 +11,7 @@ STEPS = ["10", "80"]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(700)
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 def test_prints_its_figures_and_memory_does_not_grow():
     command = [sys.executable, str(SCRIPT), "--small", "--threads", "1", "--repeats", "1"]

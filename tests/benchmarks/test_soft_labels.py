@@ -9,9 +9,10 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soft_labels.py"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(700)
 def test_ends_with_its_figures():
     command = [sys.executable, str(SCRIPT), "--small"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=600)
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["throughput_ratio"] > 0
     assert figures["reader_ratio"] > 0
