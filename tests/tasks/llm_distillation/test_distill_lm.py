@@ -13,7 +13,7 @@ from tasks.llm_distillation.model_artifact import load_artifact
 from tasks.llm_distillation.token_labels import LabelTokens
 from tests.tasks.gang_harness import run_gang
 from tests.tasks.harness import KilledError, equal, run_task
-from tests.tasks.llm_distillation import small_lm
+from tests.tasks.llm_distillation import tiny
 
 CE = {"cross_entropy": 1.0}
 KL = {"divergences": ({"name": "forward_kl"},)}
@@ -25,9 +25,9 @@ def given(tmp_path_factory):
     """A teacher, its two-layer student and a corpus."""
     place = tmp_path_factory.mktemp("small")
     return {
-        "teacher": small_lm.folder(place / "teacher", layers=4),
+        "teacher": tiny.word_folder(place / "teacher", layers=4),
         "student": {"layers": 2},
-        "corpus": small_lm.text(place / "corpus.jsonl"),
+        "corpus": tiny.word_texts(place / "corpus.jsonl"),
         "objective": BOTH,
         "length": 16,
         "batch": 6,
@@ -273,7 +273,7 @@ def test_packed_labels_teach_and_a_killed_student_resumes(given, labels, objecti
     ],
 )
 def test_labels_of_something_else_are_refused(given, every_token, change, message, tmp_path):
-    made = {"other_corpus": small_lm.text, "other_teacher": small_lm.folder}
+    made = {"other_corpus": tiny.word_texts, "other_teacher": tiny.word_folder}
     for name in change.keys() & {"corpus", "teacher"}:
         path = tmp_path / "other.jsonl" if name == "corpus" else tmp_path / "other"
         change = {name: made[f"other_{name}"](path, seed=5)}
@@ -318,7 +318,7 @@ def test_two_ranks_write_what_one_writes(given, tmp_path):
 
 
 def other_words(place):
-    return small_lm.folder(place / "other", words=list("zyxwvutsrq"))
+    return tiny.word_folder(place / "other", words=list("zyxwvutsrq"))
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,10 @@ def other_words(place):
     [
         (lambda place: {"student": other_words(place)}, "tokenizers: teacher .* differ"),
         (lambda place: {"length": 65}, "takes at most 64 tokens"),
-        (lambda place: {"teacher": small_lm.folder(place / "few", logits=20)}, "20 logits for the 24 tokens"),
+        (
+            lambda place: {"teacher": tiny.word_folder(place / "few", logits=20)},
+            "20 logits for the 24 tokens",
+        ),
         (lambda place: {"student": {"layers": 5}}, "the teacher has 4"),
         (lambda place: {"held_out": 1000}, "hold out less"),
         (lambda place: {"corpus": "nowhere.txt"}, "found neither"),

@@ -15,12 +15,12 @@ from tasks.llm_distillation.lm_step import (
 )
 from tasks.llm_distillation.losses import DenseTeacher, Mixture, TopKTeacher
 from tasks.llm_distillation.packing import Sequences
-from tests.tasks.llm_distillation import small_lm
+from tests.tasks.llm_distillation import tiny
 
 
 @pytest.fixture(scope="module")
 def model():
-    return small_lm.model(tied=False).eval()
+    return tiny.word_llama(tied=False)
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def sequences():
 
 def test_a_head_that_does_more_than_a_product_is_refused(model):
     check_plain_head(model, "plain")
-    check_plain_head(small_lm.model().bfloat16().eval(), "narrow")
+    check_plain_head(tiny.word_llama().bfloat16(), "narrow")
     with torch.no_grad():
-        capped = small_lm.model(tied=False).eval()
+        capped = tiny.word_llama(tied=False)
         capped.lm_head.bias = torch.nn.Parameter(torch.ones(24))
     with pytest.raises(ValueError, match="model capped: its logits are not"):
         check_plain_head(capped, "capped")

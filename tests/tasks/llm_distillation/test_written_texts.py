@@ -11,7 +11,7 @@ from tasks.llm_distillation.vocabulary import tokenizer_facts
 from tasks.llm_distillation.written_texts import Writing
 from tasks.llm_distillation.zero import join_alone
 from tests.tasks.harness import MemoryContext
-from tests.tasks.llm_distillation import small_lm
+from tests.tasks.llm_distillation import tiny
 
 BATCH, NEW = 12, 8
 
@@ -19,12 +19,12 @@ BATCH, NEW = 12, 8
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     place = tmp_path_factory.mktemp("models")
-    named = LanguageModel(name=small_lm.folder(place / "teacher", layers=3))
+    named = LanguageModel(name=tiny.word_folder(place / "teacher", layers=3))
     return {
         "named": named,
         "teacher": named.load("cpu"),
-        "student": small_lm.model(seed=4).eval(),
-        "corpus": small_lm.text(place / "corpus.jsonl"),
+        "student": tiny.word_llama(seed=4),
+        "corpus": tiny.word_texts(place / "corpus.jsonl"),
     }
 
 

@@ -1,5 +1,10 @@
-"""Models and tokenizers small enough to be made in a test, and where the real ones lie."""
+"""Models, tokenizers and texts small enough to be made in a test, and where the real ones lie.
 
+There are two sizes: a tokenizer of bytes for text as it is, and one of single letters as words, whose models learn
+something in a few steps (`word_...`).
+"""
+
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
 from tasks.data.files import data_folder
+from tasks.llm_distillation.quiet import quiet
 
 TEXT = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
 CHAT = (
@@ -46,10 +52,9 @@ def llama(vocabulary: int, seed: int = 0, **sizes):
     usual = {
         "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 128, "tie_word_embeddings": True,
+        "bos_token_id": 0, "eos_token_id": 1,
     }  # fmt: skip
-    return _random(
-        LlamaConfig(vocab_size=vocabulary, bos_token_id=0, eos_token_id=1, **(usual | sizes)), seed
-    )
+    return _random(LlamaConfig(vocab_size=vocabulary, **(usual | sizes)), seed)
 
 
 def gpt2(vocabulary: int, seed: int = 0, **sizes):
@@ -66,6 +71,44 @@ def _random(config, seed: int):
 
 def saved(folder: Path, model, own_tokenizer) -> Path:
     """Both in one folder of Hugging Face layout."""
-    model.save_pretrained(folder)
-    own_tokenizer.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
+        own_tokenizer.save_pretrained(folder)
     return folder
+
+
+WORDS = [*"abcdefghijklmnopqrstu"]
+
+
+def word_tokenizer(words=WORDS):
+    """One token a word, words apart by spaces; ids 0 to 2 are <unk>, <s> and </s>."""
+    known = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", *words])}
+    made = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", model_max_length=64
+    )
+
+
+def word_llama(seed=0, layers=2, logits=24, tied=True):
+    """A Llama of width 16 for these words, sure of itself; more logits than tokens, as padded heads have."""
+    return llama(
+        logits, seed, hidden_size=16, intermediate_size=32, num_hidden_layers=layers, tie_word_embeddings=tied,
+        max_position_embeddings=64, bos_token_id=1, eos_token_id=2, initializer_range=0.2,
+    )  # fmt: skip
+
+
+def word_folder(path: Path, words=WORDS, **shape) -> str:
+    """A `word_llama` and its tokenizer in a folder."""
+    return str(saved(path, word_llama(**shape), word_tokenizer(words)))
+
+
+def word_texts(path: Path, rows=100, seed=0) -> str:
+    """A file of sentences of five to fourteen words, one a row."""
+    generator = torch.Generator().manual_seed(seed)
+    with path.open("w") as file:
+        for _ in range(rows):
+            size = int(torch.randint(5, 15, (), generator=generator))
+            places = torch.randint(0, len(WORDS), (size,), generator=generator)
+            file.write(json.dumps({"text": " ".join(WORDS[place] for place in places)}) + "\n")
+    return str(path)
