@@ -23,14 +23,22 @@ def lineage(store: Store, artifact: str) -> dict[str, Json]:
         for source in row.inputs:
             made[source].append(row.id)
 
-    def sources(found: str) -> Iterable[str]:
-        return rows[found].inputs if found in rows else ()
-
+    itself, *up = made_from(store, artifact)
     return {
-        "artifact": _node(artifact, store),
-        "up": [_node(found, store) for found in _reached(artifact, sources)],
+        "artifact": itself,
+        "up": up,
         "down": [_node(found, store) for found in _reached(artifact, lambda found: sorted(made[found]))],
     }
+
+
+def made_from(store: Store, artifact: str) -> list[dict[str, Json]]:
+    """The artifact and all that it was made from, as nodes of `lineage`; reads no other manifests."""
+
+    def sources(found: str) -> Iterable[str]:
+        manifest = store.manifest(found)
+        return [ref.id for ref in manifest.inputs.values()] if manifest else ()
+
+    return [_node(found, store) for found in [artifact, *_reached(artifact, sources)]]
 
 
 def _reached(start: str, neighbours: Callable[[str], Iterable[str]]) -> list[str]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 
 from orchestrator.store.store import Store
-from orchestrator.store.upkeep.ancestry import lineage
+from orchestrator.store.upkeep.ancestry import made_from
 from orchestrator.task import Json
 
 _CARD = "card.json"
@@ -13,7 +13,7 @@ _CARD = "card.json"
 
 def readme(store: Store, artifact: str) -> str:
     """Markdown: what the task says of it, metrics, settings, and every artifact it was made from."""
-    made, found = store.artifact(artifact), lineage(store, artifact)
+    made = store.artifact(artifact)
     manifest = made.manifest
     card = made.document("card") if _CARD in manifest.files else {}
     title = card.get("title") or f"{manifest.kind} {manifest.experiment}/{manifest.stage}"
@@ -22,7 +22,7 @@ def readme(store: Store, artifact: str) -> str:
         card.get("text", ""),
         _table("Metrics", manifest.metrics),
         f"## Settings\n\n```json\n{json.dumps(manifest.config, indent=1, sort_keys=True)}\n```",
-        "## Made from\n\n" + "\n".join(_node(node) for node in [found["artifact"], *found["up"]]),
+        "## Made from\n\n" + "\n".join(_node(node) for node in made_from(store, artifact)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
