@@ -35,7 +35,7 @@ class DistillConfig(Settings):
     student: Student
     """Who learns: a model, some layers of the teacher, or a fresh one of its architecture."""
     corpus: Corpus
-    """What it learns from."""
+    """What it learns from, and how text is read."""
     objective: Annotated[Mixture, BeforeValidator(_mixture)]
     """What it is judged by: divergences from the teacher, cross-entropy on the text. `objective: forward_kl` is short
     for that one divergence, with its settings `{name: jsd, beta: 0.1, cross_entropy: 0.5}`; `sft` for the
@@ -49,6 +49,9 @@ class DistillConfig(Settings):
     """A teacher of an earlier stage, in place of `teacher`."""
     labels: Annotated[str | None, Input("token_labels")] = None
     """The teacher's word on the same corpus and length, computed once."""
+    responses: Annotated[str | None, Input("responses")] = None
+    """What a teacher wrote to the prompts of the same corpus, learned from in place of the text there. With the
+    objective `sft` this is sequence-level distillation (SeqKD, Kim and Rush 2016)."""
     on_policy: OnPolicy | None = None
     """The student writes a share of its texts itself; none: all texts are the corpus's."""
     length: int = Field(gt=1)
@@ -58,7 +61,7 @@ class DistillConfig(Settings):
     micro_batch: int | None = Field(default=None, gt=0)
     """Sequences of one forward pass on a rank; none: its whole part of the batch."""
     epochs: float | None = Field(default=None, gt=0)
-    """Passes over the corpus; either this or `steps`."""
+    """Passes over the corpus or the responses; either this or `steps`."""
     steps: int | None = Field(default=None, gt=0)
     """Updates of the weights; either this or `epochs`."""
     lr: float = Field(default=5e-5, gt=0)
@@ -84,7 +87,8 @@ class DistillConfig(Settings):
     lora: Lora | None = None
     """Train low-rank adapters only."""
     held_out: int = Field(default=0, ge=0)
-    """Sequences at the end of the corpus that are not learned but judged by."""
+    """Sequences at the end that are not learned but judged by: the corpus's, or of `responses` where they are given,
+    since the corpus may hold prompts alone."""
     evaluate_every: int | None = Field(default=None, gt=0)
     """Steps between two judgements on them; none: at the end only."""
     keep: Literal["last", "best"] = "last"
@@ -102,6 +106,8 @@ class DistillConfig(Settings):
             )
         if (self.keep == "best" or self.evaluate_every) and not self.held_out:
             raise ValueError("nothing is held out to judge by; give `held_out`, a number of sequences")
+        if self.labels is not None and self.responses is not None:
+            raise ValueError("labels are of the corpus's own text; give either `labels` or `responses`")
         if self.on_policy is not None and (self.labels is not None or not self.objective.needs_teacher):
             raise ValueError(
                 "on_policy: a teacher that speaks judges what the student writes; leave out `labels`, and give the "

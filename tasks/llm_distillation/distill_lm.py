@@ -31,7 +31,6 @@ from .lm_step import Learner
 from .lm_training import Training
 from .lora import merged, with_adapters
 from .model_artifact import KIND, model_output
-from .sequences import sequences
 from .teacher_signal import Signal, Speaking, silence
 from .token_reader import Replayed
 from .written_texts import Writing
@@ -44,7 +43,7 @@ BY_SPREADING = frozenset({"zero", "micro_batch", "activation_checkpointing"})
 
 
 class DistillLm(Task[DistillConfig]):
-    """Trains a student language model from a teacher, from its cached labels, or on text alone.
+    """Trains a student language model from a teacher, from its cached labels or responses, or on text alone.
 
     One shard, computed by one rank or several; resumable after every step, at another number of ranks and
     another ZeRO stage too.
@@ -68,7 +67,7 @@ class DistillLm(Task[DistillConfig]):
         self, config: DistillConfig, inputs: Mapping[str, Artifact], facts: Facts, context: Context
     ) -> None:
         self.config, self.facts, self.models = config, facts, Models(config, inputs)
-        self.sequences = sequences(config.corpus, self.models.tokenizer, config.length)
+        self.sequences = self.models.sequences()
         self.learned = learned(config, len(self.sequences))
         check_memory(config, facts, context)
         self.teacher = self.models.teacher(context.device) if config.asks_teacher else None
@@ -103,7 +102,8 @@ class DistillLm(Task[DistillConfig]):
         if context.rank > 0:
             return Output()
         made = self._made(student, weights, context)
-        return replace(made, metrics={**found, "steps": steps})
+        facts = {**made.facts, "counts": dict(self.sequences.counts)}
+        return replace(made, facts=facts, metrics={**found, "steps": steps})
 
     def _writing(self, context: Context, saved: Progress | None) -> Writing | None:
         if self.config.on_policy is None:

@@ -14,8 +14,9 @@ from .language_model import LanguageModel
 from .lm_step import check_plain_head
 from .losses import check_teacher
 from .model_artifact import artifact_config, artifact_tokenizer, load_artifact
-from .packing import check_sealed
-from .sequences import sequences
+from .packing import Sequences, check_sealed
+from .responses import read_responses
+from .sequences import packed, sequences
 from .student_model import chosen_layers, initial_student, parameter_count, student_config
 from .vocabulary import check_covers, check_length, check_same_tokens, model_facts
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def planned(config: DistillConfig, inputs: Mapping[str, Facts]) -> Facts:
     """The `model_facts` of the student to be, and its `parameters`. ValueError where teacher, student, corpus and
-    length do not fit together."""
+    length do not fit together; of responses, which are not written yet, only the corpus is known."""
     teacher = _teacher_facts(config, inputs)
     student = _student_facts(config, teacher)
     check_length("of the student", config.length, student["positions"])
@@ -35,7 +36,9 @@ def planned(config: DistillConfig, inputs: Mapping[str, Facts]) -> Facts:
     if config.labels is not None:
         _check_labels(config, inputs["labels"], student)
     tokenizer = _known_tokenizer(config)
-    if tokenizer is not None:
+    if config.responses is not None:
+        _check_responses(config, inputs["responses"])
+    elif tokenizer is not None:
         learned(config, len(sequences(config.corpus, tokenizer, config.length)))
     return student
 
@@ -52,11 +55,20 @@ def _check_labels(config: DistillConfig, labels: Facts, student: Facts) -> None:
     check_teacher(config.objective, "sampled" if kept.labels.form == "sampled" else "top_k")
 
 
+def _check_responses(config: DistillConfig, responses: Facts) -> None:
+    if responses["corpus"] != config.corpus.content_digest():
+        raise ValueError(
+            "responses: were written to another corpus, or one that is read otherwise; give both stages the same "
+            "settings of `corpus`"
+        )
+
+
 def learned(config: DistillConfig, sequences: int) -> int:
     """How many of the sequences are learned from. ValueError where none is left."""
     if config.held_out >= sequences:
+        origin = "corpus has" if config.responses is None else "responses have"
         raise ValueError(
-            f"held_out {config.held_out}: the corpus has {sequences} sequences of {config.length} tokens; hold out less"
+            f"held_out {config.held_out}: the {origin} {sequences} sequences of {config.length} tokens; hold out less"
         )
     return sequences - config.held_out
 
@@ -107,7 +119,7 @@ class Models:
 
     def __init__(self, config: DistillConfig, inputs: Mapping[str, Artifact]) -> None:
         self._config, self._artifact = config, inputs.get("teacher_artifact")
-        self._labels = inputs.get("labels")
+        self._labels, self._responses = inputs.get("labels"), inputs.get("responses")
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -118,6 +130,13 @@ class Models:
             return artifact_tokenizer(self._artifact)
         assert self._config.teacher is not None
         return self._config.teacher.tokenizer()
+
+    def sequences(self) -> Sequences:
+        """What is learned from and, at its end, judged by. ValueError where no token is left to learn."""
+        corpus, length = self._config.corpus, self._config.length
+        if self._responses is None:
+            return sequences(corpus, self.tokenizer, length)
+        return packed(read_responses(self._responses), corpus, self.tokenizer, length)
 
     def labels(self) -> KeptTokenLabels:
         """The teacher's kept word. ValueError where it is another teacher's than the settings name."""

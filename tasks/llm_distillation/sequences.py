@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from orchestrator.task import Facts
+
 from .chat import samples
 from .corpus import Corpus
 from .examples import Example
@@ -28,18 +30,14 @@ def sequences(corpus: Corpus, tokenizer: "PreTrainedTokenizerBase", length: int)
 
 @lru_cache(maxsize=4)
 def _sequences(corpus: Corpus, digest: str, tokenizer: "PreTrainedTokenizerBase", length: int) -> Sequences:
-    made = packed(corpus.examples(), corpus, tokenizer, length)
-    lost = {name: made.counts[name] for name in ("empty", "truncated", "dropped") if made.counts[name]}
-    if lost:
-        told = ", ".join(f"{count:,} {name}" for name, count in lost.items())
-        log.warning("corpus %s: of %d rows at length %d: %s", corpus.path, made.counts["rows"], length, told)
-    return made
+    return packed(corpus.examples(), corpus, tokenizer, length)
 
 
 def packed(
     examples: Sequence[Example], corpus: Corpus, tokenizer: "PreTrainedTokenizerBase", length: int
 ) -> Sequences:
-    """Examples in sequences of `length` tokens, read and packed as `corpus` says. Raises as `sequences`."""
+    """Examples in sequences of `length` tokens, read and packed as `corpus` says; warns of what is lost. Raises as
+    `sequences`."""
     documents, counts = fitted(samples(examples, tokenizer, corpus), length, corpus.over_long)
     if not documents:
         told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
@@ -50,4 +48,12 @@ def packed(
     made = pack(documents, length, padding_id(tokenizer), {"rows": len(examples), **counts}, corpus.pack)
     for array in (made.ids, made.loss_mask, made.document, made.position):
         array.setflags(write=False)
+    _warn_of_lost(corpus, made.counts, length)
     return made
+
+
+def _warn_of_lost(corpus: Corpus, counts: Facts, length: int) -> None:
+    lost = {name: counts[name] for name in ("empty", "truncated", "dropped") if counts[name]}
+    if lost:
+        told = ", ".join(f"{count:,} {name}" for name, count in lost.items())
+        log.warning("corpus %s: of %d rows at length %d: %s", corpus.path, counts["rows"], length, told)
