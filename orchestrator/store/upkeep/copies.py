@@ -20,7 +20,8 @@ _MANIFEST, _README = "manifest.json", "README.md"
 
 def export(store: Store, artifact: str, folder: Path) -> Path:
     """Copies an artifact to `folder`: `manifest.json`, a `README.md` with its lineage, the closing step's files, and
-    each shard's under `shards/`, such as `shards/expert=3/weights.safetensors`. Every file is checked on the way.
+    each shard's under `shards/`, such as `shards/expert=3/weights.safetensors`, but for those that the closing step
+    took over as they are: the artifact has them once. Every file is checked on the way.
 
     The folder appears whole or not at all. One that holds something is refused, unless it is an earlier
     copy of the same content: then what is missing or changed in it is put right.
@@ -84,7 +85,8 @@ def _files(made: StoredArtifact) -> Iterator[tuple[str, FileRef, Path]]:
     names = _folder_names(made.manifest.shards)
     for folder, entry, shard in zip(names, made.manifest.shards, made.shards, strict=True):
         for name, ref in entry.files.items():
-            yield f"shards/{folder}/{name}", ref, shard.file(name)
+            if made.manifest.files.get(name) != ref:
+                yield f"shards/{folder}/{name}", ref, shard.file(name)
 
 
 def _folder_names(shards: list[ShardEntry]) -> list[str]:

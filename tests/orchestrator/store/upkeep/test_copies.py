@@ -47,6 +47,18 @@ def test_the_same_again_puts_right_what_changed(store, chain, tmp_path):
     assert after == before | {"notes.txt": b"mine"}
 
 
+def test_what_the_closing_step_took_over_is_there_once(store, fill, tmp_path):
+    made = fill.artifact(
+        "a", shards=("e0", "e1"), output=Output(documents={"value": {"name": "e0", "value": None}})
+    )
+    folder = export(store, made, tmp_path / "copy")
+    before = tree(folder)
+    assert before == ["README.md", "manifest.json", "shards/name=e1/value.json", "value.json"]
+    assert json.loads((folder / "value.json").read_text())["name"] == "e0"
+    (folder / "value.json").unlink()
+    assert tree(export(store, made, folder)) == before
+
+
 def test_a_copy_shares_no_file_with_the_store(store, fill, chain, tmp_path):
     folder = export(store, chain[0], tmp_path / "copy")
     (folder / "summary.json").write_text("changed")
