@@ -119,20 +119,21 @@ class Walk:
     def start(cls, lanes: int) -> "Walk":
         return cls(np.zeros(lanes, np.int32), np.full(lanes, FIRST, np.int32))
 
-    def step(self, lines: Lines, entry: Numbers) -> "Interval":
-        """On to these entries: the gaps they lie at, from and to, before the walk goes there."""
-        begin, end = lines.end[entry] - lines.width[entry], lines.end[entry]
-        low = begin - self.at
+    def step(self, lines: Lines, entry: Numbers, active: Mask) -> "Interval":
+        """On to these entries: the gaps they lie at, from and to, before the walk goes there. Lanes that are not
+        active stay, whatever their entry is."""
+        end = np.where(active, lines.end[entry], self.at)
+        begin = np.where(active, lines.end[entry] - lines.width[entry], self.at)
         alone = lines.bits[entry] == 0
-        interval = Interval(low, end - self.at, self.context)
-        self.context = np.searchsorted(BEFORE, np.maximum(low, 0), side="right").astype(np.int32)
+        interval = Interval(begin - self.at, end - self.at, self.context)
+        self.context = np.searchsorted(BEFORE, interval.low, side="right").astype(np.int32)
         self.at = np.where(alone, end, begin)
         return interval
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Gaps low <= gap < high, after a gap of class `context`."""
+    """Gaps low <= gap < high, after a gap of class `context`; none, 0 to 0, in lanes that are not active."""
 
     low: NDArray[np.int32]
     high: NDArray[np.int32]
@@ -186,5 +187,5 @@ class GapCode:
         if escaped.any():
             place = reader.pop_bits(PLACE_BITS * escaped)
             entry = np.where(escaped, lines.entry_at[kind, np.minimum(place, lines.slots - 1)], entry)
-        walk.step(lines, entry)
+        walk.step(lines, entry, active)
         return entry

@@ -124,7 +124,9 @@ class Steps:
 
     def intervals(self, lines: Lines) -> list[Interval]:
         walk = Walk.start(self.entry.shape[1])
-        return [walk.step(lines, entry) for entry in self.entry]
+        made = [walk.step(lines, *own) for own in zip(self.entry, self.active, strict=True)]
+        assert all((own.low >= 0).all() for own in made), "a set is written in the order of its line"
+        return made
 
 
 def fit(sets: Sets, vocabulary: int, seed: int) -> Fitted:

@@ -46,6 +46,84 @@ def test_sets_come_back(case):
     np.testing.assert_array_equal(read.extra, sets.extra)
 
 
+def drawn_sets(positions, vocabulary, samples, seed, skew):
+    """What sampling gives: sets far smaller than they are wide, the likely tokens in nearly every one of them."""
+    rng = np.random.default_rng(seed)
+    weight = rng.exponential(size=vocabulary) ** skew + 1e-9
+    counts = rng.multinomial(samples, weight / weight.sum(), positions)
+    found = (counts > 0).sum(1)
+    ids, levels = np.zeros((2, positions, samples), np.int32)
+    for row, (own, size) in enumerate(zip(counts, found, strict=True)):
+        ids[row, :size] = np.flatnonzero(own)
+        levels[row, :size] = own[own > 0] - 1
+    return Sets(ids, levels, found.astype(np.int32), np.zeros(positions, np.uint16))
+
+
+def assert_comes_back(sets, vocabulary):
+    fitted = fit(sets, vocabulary, seed=0)
+    codec = Codec(fitted.tables)
+    blocks = [len(sets) // 2, len(sets) - len(sets) // 2]
+    read = codec.unpack(codec.pack(sets, fitted, blocks), blocks)
+    assert in_order(read) == in_order(sets)
+    np.testing.assert_array_equal(read.count, sets.count)
+    np.testing.assert_array_equal(read.extra, sets.extra)
+
+
+small = st.integers(2, 40).flatmap(
+    lambda vocabulary: st.tuples(
+        st.just(vocabulary), st.integers(1, vocabulary), st.integers(1, 5 * vocabulary), st.integers(1, 50)
+    )
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(small, st.integers(0, 999), st.sampled_from([0.0, 1.0, 4.0]))
+def test_sets_from_a_small_vocabulary_come_back(case, seed, skew):
+    vocabulary, k, samples, positions = case
+    assert_comes_back(some_sets(positions, vocabulary, k, seed, ragged=False, skew=skew), vocabulary)
+    assert_comes_back(drawn_sets(positions, vocabulary, samples, seed, skew), vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("ids", "vocabulary"),
+    [
+        ([[0]], 1),
+        ([[0]] * 7, 1),
+        ([[1]], 2),
+        ([[3, 1, 4]], 6),
+        ([[3, 1, 4]] * 50, 6),
+        ([[*range(24)]] * 50, 24),
+        ([[*range(1, 24)]] * 50, 24),
+        ([[*range(39, -1, -1)]], 40),
+    ],
+    ids=[
+        "one token",
+        "one token often",
+        "one position",
+        "one set",
+        "one set often",
+        "all",
+        "one never",
+        "all once",
+    ],
+)
+def test_the_edges_come_back(ids, vocabulary):
+    shape = np.shape(ids)
+    levels = np.arange(shape[0] * shape[1], dtype=np.int32).reshape(shape)
+    count, extra = np.full(shape[0], shape[1], np.int32), np.arange(shape[0], dtype=np.uint16)
+    assert_comes_back(Sets(np.array(ids, np.int32), levels, count, extra), vocabulary)
+
+
+def test_what_lies_behind_a_set_teaches_nothing():
+    """Sets with and without room behind the longest have the same tables, but for that of how long they are."""
+    wide = drawn_sets(40, 24, 200, seed=1, skew=1.0)
+    longest = wide.count.max()
+    tight = Sets(wide.ids[:, :longest], wide.levels[:, :longest], wide.count, wide.extra)
+    one, two = (fit(sets, 24, seed=0).tables.arrays() for sets in (wide, tight))
+    assert longest <= 24
+    assert all(np.array_equal(one[name], two[name]) for name in one.keys() - {"count"})
+
+
 @pytest.fixture(scope="module")
 def many():
     """Enough for several kinds of positions and of tokens; and the sizes of blocks."""

@@ -70,6 +70,40 @@ def test_metrics_say_bytes_and_losses(kept):
     assert 0 < paces["tokens_per_second"] <= paces["teacher_tokens_per_second"]
 
 
+def drawn(told, vocabulary):
+    """How often each token (P,V) was drawn."""
+    counts = torch.zeros(len(told.spoken.ids), vocabulary, dtype=torch.long)
+    return counts.scatter_add(1, told.spoken.ids, told.spoken.counts.long())
+
+
+def test_more_draws_than_tokens(tmp_path):
+    """From a teacher that knows few tokens and is sure of none most are in nearly every set."""
+    words = tiny.word_tokenizer()
+    teacher = tiny.saved(tmp_path / "teacher", tiny.llama(len(words)), words)
+    texts = tiny.word_texts(tmp_path / "texts.jsonl", rows=15)
+    labels = {"form": "sampled", "samples": 30}
+    made = labelled(teacher, texts, labels=labels, sequences_per_shard=7)
+    logprobs, _, learned = spoken(teacher, texts, 1)
+    (told,) = KeptTokenLabels.of(made).read(np.array([1]))
+    counts = drawn(told, len(words))
+    assert len(counts) == learned.sum()
+    assert (counts.sum(1) == 30).all()
+    likely = 30 * logprobs.exp()
+    assert ((counts - likely) ** 2 / likely.clamp_min(1)).sum(1).max() < 100
+
+
+def test_all_tokens_of_a_vocabulary(tmp_path):
+    teacher = tiny.word_folder(tmp_path / "teacher")
+    texts = tiny.word_texts(tmp_path / "texts.jsonl", rows=15)
+    made = labelled(teacher, texts, labels={"k": len(tiny.WORDS) + 3}, sequences_per_shard=7)
+    logprobs, _, _ = spoken(teacher, texts, 1)
+    (told,) = KeptTokenLabels.of(made).read(np.array([1]))
+    values = logprobs.gather(1, told.spoken.ids)
+    torch.testing.assert_close(values, told.spoken.log_probs, atol=0.08, rtol=0)
+    assert (told.spoken.ids.sort(1).values == torch.arange(logprobs.shape[1])).all()
+    assert told.spoken.tail.max() < 1e-6
+
+
 @pytest.mark.parametrize("form", ["top_k", "sampled", "full"])
 def test_killed_and_resumed_gives_the_same_bytes(tiny_llama, text, form):
     labels = {"form": form, "k": 5, "samples": 6}
