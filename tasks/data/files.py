@@ -29,9 +29,7 @@ def _failure(error: Exception, expected: str) -> str:
         return f"no such file or folder; expected {expected}: correct the path, or put it there"
     if isinstance(error, OSError) and error.errno is not None:
         return f"cannot be opened ({error.strerror}); expected {expected}: check the path and its permissions"
-    return (
-        f"cannot be read ({first_line(error)}); expected {expected}: check the file and the dataset's `name`"
-    )
+    return f"cannot be read ({first_line(error)}); expected {expected}: check the file"
 
 
 def first_line(error: Exception) -> str:

@@ -35,6 +35,8 @@ def found(path: str) -> Path:
     for place in places:
         if place.is_file():
             return place
+        if place.is_dir():
+            raise ValueError(f"corpus {path}: {place} is a folder; expected a file of it: name the file")
     raise ValueError(
         f"corpus {path}: found neither {' nor '.join(map(str, places))}; expected {EXPECTED}: correct `path`, or put "
         "it there"
@@ -50,10 +52,21 @@ def read_rows(path: Path, separator: str | None) -> list[Row]:
     if kind == "parquet":
         return _parquet(path)
     with reading(path, EXPECTED), open_plain(path) as file:
-        text = file.read().decode("utf-8")
+        data = file.read()
+    text = _utf8(path, data)
     if kind == "jsonl":
         return list(_json_lines(path, text))
     return [{TEXT: part} for part in (text.split(separator) if separator else [text])]
+
+
+def _utf8(path: Path, data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: cannot be read as UTF-8 (byte {data[error.start]:#04x}); convert the file to UTF-8"
+        ) from error
 
 
 def _parquet(path: Path) -> list[Row]:

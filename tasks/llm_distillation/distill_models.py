@@ -14,6 +14,7 @@ from .language_model import LanguageModel
 from .lm_step import check_plain_head
 from .losses import check_teacher
 from .model_artifact import artifact_config, artifact_tokenizer, load_artifact
+from .origins import origins
 from .packing import Sequences, check_sealed
 from .responses import read_responses
 from .sequences import packed, sequences
@@ -40,7 +41,7 @@ def planned(config: DistillConfig, inputs: Mapping[str, Facts]) -> Facts:
         _check_responses(config, inputs["responses"])
     elif tokenizer is not None:
         learned(config, len(sequences(config.corpus, tokenizer, config.length)))
-    return student
+    return {**student, **origins(config.corpus, config.student.model, config.teacher)}
 
 
 def _check_labels(config: DistillConfig, labels: Facts, student: Facts) -> None:
@@ -51,8 +52,15 @@ def _check_labels(config: DistillConfig, labels: Facts, student: Facts) -> None:
         tokenizer_digest=known["digest"],
         vocabulary=known["size"],
         corpus_digest=config.corpus.content_digest(),
+        **_expected_teacher(config, labels),
     )
     check_teacher(config.objective, "sampled" if kept.labels.form == "sampled" else "top_k")
+
+
+def _expected_teacher(config: DistillConfig, labels: Facts) -> dict[str, str]:
+    """Whose word the labels have to be, where both that and the settings' teacher are known before the run."""
+    known = config.teacher is not None and "teacher_digest" in labels
+    return {"teacher_digest": config.teacher.content_digest()} if config.teacher and known else {}
 
 
 def _check_responses(config: DistillConfig, responses: Facts) -> None:

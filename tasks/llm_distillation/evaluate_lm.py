@@ -33,6 +33,7 @@ from .evaluate_tables import (
 from .examples import Dialogue, Example
 from .judged_models import JudgedModels, check_models
 from .lm_scores import Sums, distributions, ranges, score
+from .origins import origins
 from .packing import Sequences, fitted, pack
 from .vocabulary import padding_id
 
@@ -62,6 +63,7 @@ class EvaluateLm(Task[EvaluateLmConfig]):
         return {
             "models": config.judged, "tokenizer": tokenizer, "corpus": config.corpus.content_digest(),
             "rows": len(config.corpus.examples()), "prompts": len(_asked(config)),
+            **origins(config.corpus, config.teacher),
         }  # fmt: skip
 
     @classmethod

@@ -35,6 +35,7 @@ from .label_rows import KIND, set_aside_rows, table_bytes, tables_to_rows, to_ro
 from .labelled import Labelled
 from .language_model import LanguageModel
 from .model_artifact import load_artifact
+from .origins import origins
 from .packing import check_sealed, model_inputs
 from .sequences import sequences
 from .teacher_clock import TeacherClock
@@ -105,6 +106,7 @@ class LabelTokens(Task[TokenLabelConfig]):
         digest = {} if config.teacher is None else {"teacher_digest": config.teacher.content_digest()}
         facts = {
             **digest,
+            **origins(config.corpus, config.teacher),
             "corpus_digest": config.corpus.content_digest(),
             "tokenizer_digest": known["tokenizer"]["digest"],
             "teacher": known,

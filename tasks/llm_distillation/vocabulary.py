@@ -57,7 +57,7 @@ def check_same_tokens(first: Facts, second: Facts, names: tuple[str, str]) -> No
         raise ValueError(
             f"tokenizers: {names[0]} ({one['size']} tokens, {one['digest'][:8]}) and {names[1]} ({other['size']} "
             f"tokens, {other['digest'][:8]}) differ; expected the same tokens under the same ids: take models of one "
-            "family, or a loss made for two vocabularies"
+            "family"
         )
 
 

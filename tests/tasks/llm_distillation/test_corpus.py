@@ -124,7 +124,7 @@ def test_wrong_rows_are_named(tmp_path, rows, settings, message):
         ("a.jsonl", b'[1]\n', r"a\.jsonl, line 1: found list, expected an object"),
         ("a.parquet", b"no parquet", r"a\.parquet: cannot be read"),
         ("a.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:-9], r"a\.jsonl\.gz: cannot be read"),
-        ("a.txt", b"\xff\xfe", r"a\.txt: cannot be read"),
+        ("a.txt", b"\xff\xfe", r"a\.txt, line 1: cannot be read as UTF-8"),
         ("a.jsonl", b"", "no rows are left"),
     ],
 )  # fmt: skip
@@ -154,6 +154,15 @@ def test_a_missing_file_says_where_it_was_looked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("LIMBECK_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=f"corpus a.txt: found neither .* nor {tmp_path}"):
         read("a.txt")
+
+
+def test_a_folder_and_another_encoding_are_told(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(ValueError, match=r"a\.txt is a folder; expected a file of it"):
+        read(tmp_path / "a.txt")
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xe9"}\n')
+    with pytest.raises(ValueError, match=r"b\.jsonl, line 2: cannot be read as UTF-8 \(byte 0xe9\)"):
+        read(tmp_path / "b.jsonl")
 
 
 @tiny.needs("gsm8k")

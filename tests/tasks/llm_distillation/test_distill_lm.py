@@ -277,8 +277,16 @@ def test_labels_of_something_else_are_refused(given, every_token, change, messag
     for name in change.keys() & {"corpus", "teacher"}:
         path = tmp_path / "other.jsonl" if name == "corpus" else tmp_path / "other"
         change = {name: made[f"other_{name}"](path, seed=5)}
+    config = DistillLm.Config(**{**given, **change, "labels": "0" * 32})
     with pytest.raises(ValueError, match=message):
-        run_task(DistillLm, {**given, **change}, {"labels": every_token})
+        DistillLm.describe(config, {"labels": every_token.described})
+
+
+def test_lineage_ends_at_the_corpus_and_the_teacher(given, every_token, undisturbed):
+    config = DistillLm.Config(**given)
+    read = [{"label": one.label, "data": one.content_digest()} for one in (config.corpus, config.teacher)]
+    for made in (every_token, undisturbed):
+        assert made.facts["datasets"] == read
 
 
 WRITING = {"share": 0.6, "sampling": {"new_tokens": 6}, "prompt_tokens": 3}
