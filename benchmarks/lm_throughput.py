@@ -36,11 +36,16 @@ import torch
 
 from orchestrator.store import Store
 from orchestrator.task import Json, Progress, derive_seed
-from tasks.llm_distillation.corpus import Corpus
 from tasks.llm_distillation.distill_lm import DistillLm
-from tasks.llm_distillation.language_model import LanguageModel
-from tasks.llm_distillation.sequences import sequences
-from tasks.llm_distillation.student_model import Student, initial_student, parameter_count, student_config
+from tasks.llm_distillation.models.language_model import LanguageModel
+from tasks.llm_distillation.models.student_model import (
+    Student,
+    initial_student,
+    parameter_count,
+    student_config,
+)
+from tasks.llm_distillation.text.corpus import Corpus
+from tasks.llm_distillation.text.sequences import sequences
 from tasks.llm_distillation.token_labels import LabelTokens
 
 WAYS = ("cached", "online", "trl")

@@ -10,7 +10,7 @@ Bytes of ours are those of whole files as the store writes them: the Arrow file 
 labels, and the Parquet file of the codec's tables. Those of the others are the labels alone, without token ids.
 
 "kl" is KL(teacher || what is read back) over the whole vocabulary in nats, by the one definition of
-`tasks/llm_distillation/label_loss.py`, for all three. Its part "kl_kept" is what packing loses; the other part, what
+`tasks/llm_distillation/labels/label_loss.py`, for all three. Its part "kl_kept" is what packing loses; the other, what
 lies outside the k tokens, is the same for all. DistillKit and raw keep no tail: it is 1 less the sum of the k
 probabilities, 1e-6 at least (DistillKit's own floor), and all is scaled to sum to 1. Ours takes the default step,
 or a finer one where DistillKit's loss is below that of the default step.
@@ -34,17 +34,17 @@ import torch
 from _distillkit import pack, published, unpack
 from numpy.typing import NDArray
 
-from tasks.llm_distillation import label_loss
-from tasks.llm_distillation.corpus import Corpus
-from tasks.llm_distillation.label_forms import TokenLabels
-from tasks.llm_distillation.label_loss import Truth
-from tasks.llm_distillation.label_rows import tables_to_rows, to_rows
-from tasks.llm_distillation.labelled import packed_blocks
-from tasks.llm_distillation.language_model import LanguageModel
-from tasks.llm_distillation.level_scale import from_levels, to_levels
-from tasks.llm_distillation.packing import Sequences, model_inputs
-from tasks.llm_distillation.sequences import sequences
-from tasks.llm_distillation.token_codec import Codec, Sets, fit
+from tasks.llm_distillation.labels import label_loss
+from tasks.llm_distillation.labels.label_forms import TokenLabels
+from tasks.llm_distillation.labels.label_loss import Truth
+from tasks.llm_distillation.labels.label_rows import tables_to_rows, to_rows
+from tasks.llm_distillation.labels.labelled import packed_blocks
+from tasks.llm_distillation.labels.level_scale import from_levels, to_levels
+from tasks.llm_distillation.labels.token_codec import Codec, Sets, fit
+from tasks.llm_distillation.models.language_model import LanguageModel
+from tasks.llm_distillation.text.corpus import Corpus
+from tasks.llm_distillation.text.packing import Sequences, model_inputs
+from tasks.llm_distillation.text.sequences import sequences
 
 MODELS = ("smollm2_135m_instruct", "lm_stories260k")
 CORPUS = "text_lm/tinyshakespeare.txt.gz"

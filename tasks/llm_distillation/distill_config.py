@@ -5,14 +5,13 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from orchestrator.task import Input, Settings
-
-from .corpus import Corpus
-from .language_model import LanguageModel
-from .lora import Lora
-from .losses import Divergence, Mixture, SpanCorrelation
-from .on_policy import OnPolicy
-from .student_model import Student
-from .zero import Zero
+from tasks.llm_distillation.losses import Divergence, Mixture, SpanCorrelation
+from tasks.llm_distillation.models.language_model import LanguageModel
+from tasks.llm_distillation.models.student_model import Student
+from tasks.llm_distillation.text.corpus import Corpus
+from tasks.llm_distillation.training.lora import Lora
+from tasks.llm_distillation.training.on_policy import OnPolicy
+from tasks.llm_distillation.training.zero import Zero
 
 TEXT_ALONE = "sft"
 

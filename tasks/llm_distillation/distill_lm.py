@@ -22,18 +22,17 @@ from orchestrator.task import (
     ShardFiles,
     Task,
 )
-
-from .distill_config import DistillConfig
-from .distill_models import Models, learned, planned
-from .lm_memory import check_memory
-from .lm_plan import total_steps
-from .lm_step import Learner
-from .lm_training import Training
-from .lora import merged, with_adapters
-from .model_artifact import KIND, model_output
-from .teacher_signal import Signal, Speaking, silence
-from .token_reader import Replayed
-from .written_texts import Writing
+from tasks.llm_distillation.distill_config import DistillConfig
+from tasks.llm_distillation.labels.token_reader import Replayed
+from tasks.llm_distillation.models.model_artifact import KIND, model_output
+from tasks.llm_distillation.training.distill_models import Models, learned, planned
+from tasks.llm_distillation.training.lm_memory import check_memory
+from tasks.llm_distillation.training.lm_plan import total_steps
+from tasks.llm_distillation.training.lm_step import Learner
+from tasks.llm_distillation.training.lm_training import Training
+from tasks.llm_distillation.training.lora import merged, with_adapters
+from tasks.llm_distillation.training.teacher_signal import Signal, Speaking, silence
+from tasks.llm_distillation.training.written_texts import Writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -5,12 +5,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from orchestrator.task import Input, Role, Settings
-
-from .corpus import Corpus
-from .generation import Sampling
-from .language_model import LanguageModel
-from .rouge import Answer
-from .student_model import Student
+from tasks.llm_distillation.models.language_model import LanguageModel
+from tasks.llm_distillation.models.student_model import Student
+from tasks.llm_distillation.scores.rouge import Answer
+from tasks.llm_distillation.text.corpus import Corpus
+from tasks.llm_distillation.writing.generation import Sampling
 
 Judged = Literal["teacher", "before", "student", "sft", "seq_kd", "rival"]
 ROLES: tuple[Judged, ...] = ("teacher", "before", "student", "sft", "seq_kd", "rival")

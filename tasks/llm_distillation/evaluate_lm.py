@@ -18,11 +18,10 @@ from orchestrator.task import (
     ShardFiles,
     Task,
 )
-
-from .answering import answer, prompt_rows, prompts_of
-from .chat import samples
-from .evaluate_config import ARTIFACTS, EvaluateLmConfig, Judged
-from .evaluate_tables import (
+from tasks.llm_distillation.evaluate_config import ARTIFACTS, EvaluateLmConfig, Judged
+from tasks.llm_distillation.models.origins import origins
+from tasks.llm_distillation.models.vocabulary import padding_id
+from tasks.llm_distillation.scores.evaluate_tables import (
     judge,
     perplexity_picture,
     response_table,
@@ -30,12 +29,12 @@ from .evaluate_tables import (
     sample_table,
     summary_table,
 )
-from .examples import Dialogue, Example
-from .judged_models import JudgedModels, check_models
-from .lm_scores import Sums, distributions, ranges, score
-from .origins import origins
-from .packing import Sequences, fitted, pack
-from .vocabulary import padding_id
+from tasks.llm_distillation.scores.judged_models import JudgedModels, check_models
+from tasks.llm_distillation.scores.lm_scores import Sums, distributions, ranges, score
+from tasks.llm_distillation.text.chat import samples
+from tasks.llm_distillation.text.examples import Dialogue, Example
+from tasks.llm_distillation.text.packing import Sequences, fitted, pack
+from tasks.llm_distillation.writing.answering import answer, prompt_rows, prompts_of
 
 CHARACTERS = 200_000
 """Of text in a shard of likelihoods; a longer row is one of its own."""

@@ -23,14 +23,13 @@ from orchestrator.task import (
     ShardFiles,
     Task,
 )
-
-from .answering import answer, prompt_rows, prompts_of
-from .corpus import Corpus
-from .generation import Sampling
-from .language_model import LanguageModel
-from .model_artifact import load_artifact
-from .responses import KIND, TABLE, response_table
-from .vocabulary import check_covers, check_length, model_facts
+from tasks.llm_distillation.models.language_model import LanguageModel
+from tasks.llm_distillation.models.model_artifact import load_artifact
+from tasks.llm_distillation.models.vocabulary import check_covers, check_length, model_facts
+from tasks.llm_distillation.text.corpus import Corpus
+from tasks.llm_distillation.writing.answering import answer, prompt_rows, prompts_of
+from tasks.llm_distillation.writing.generation import Sampling
+from tasks.llm_distillation.writing.responses import KIND, TABLE, response_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

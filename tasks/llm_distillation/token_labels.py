@@ -27,19 +27,29 @@ from orchestrator.task import (
     ShardFiles,
     Task,
 )
-
-from . import model_artifact
-from .corpus import Corpus
-from .label_forms import TokenLabels, take, uniforms
-from .label_rows import KIND, set_aside_rows, table_bytes, tables_to_rows, to_rows
-from .labelled import Labelled
-from .language_model import LanguageModel
-from .model_artifact import load_artifact
-from .origins import origins
-from .packing import check_sealed, model_inputs
-from .sequences import sequences
-from .teacher_clock import TeacherClock
-from .vocabulary import check_covers, check_length, check_same_tokens, model_facts
+from tasks.llm_distillation.labels.label_forms import TokenLabels, take, uniforms
+from tasks.llm_distillation.labels.label_rows import (
+    KIND,
+    set_aside_rows,
+    table_bytes,
+    tables_to_rows,
+    to_rows,
+)
+from tasks.llm_distillation.labels.labelled import Labelled
+from tasks.llm_distillation.labels.teacher_clock import TeacherClock
+from tasks.llm_distillation.models import model_artifact
+from tasks.llm_distillation.models.language_model import LanguageModel
+from tasks.llm_distillation.models.model_artifact import load_artifact
+from tasks.llm_distillation.models.origins import origins
+from tasks.llm_distillation.models.vocabulary import (
+    check_covers,
+    check_length,
+    check_same_tokens,
+    model_facts,
+)
+from tasks.llm_distillation.text.corpus import Corpus
+from tasks.llm_distillation.text.packing import check_sealed, model_inputs
+from tasks.llm_distillation.text.sequences import sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

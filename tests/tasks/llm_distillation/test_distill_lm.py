@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from safetensors.torch import load, save_file
 
 from tasks.llm_distillation.distill_lm import DistillLm
-from tasks.llm_distillation.model_artifact import load_artifact
+from tasks.llm_distillation.models.model_artifact import load_artifact
 from tasks.llm_distillation.token_labels import LabelTokens
 from tests.tasks.gang_harness import run_gang
 from tests.tasks.harness import KilledError, equal, run_task
@@ -378,7 +378,7 @@ def test_settings_that_do_not_fit_together_are_refused(given, change, message):
 
 
 def test_too_little_memory_is_refused(given):
-    from tasks.llm_distillation.lm_memory import check_memory
+    from tasks.llm_distillation.training.lm_memory import check_memory
 
     class OneRank:
         device, world_size = "cpu", 1

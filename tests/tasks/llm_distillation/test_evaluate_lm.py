@@ -8,13 +8,13 @@ from pydantic import ValidationError
 
 from orchestrator.experiment import parse_settings
 from orchestrator.stagekeys import shard_key
-from tasks.llm_distillation.chat import openings, samples
-from tasks.llm_distillation.corpus import Corpus
 from tasks.llm_distillation.evaluate_lm import EvaluateLm
-from tasks.llm_distillation.examples import Dialogue, Turn
-from tasks.llm_distillation.generation import write
-from tasks.llm_distillation.model_artifact import KIND, load_artifact, model_output
-from tasks.llm_distillation.student_model import Student, initial_student
+from tasks.llm_distillation.models.model_artifact import KIND, load_artifact, model_output
+from tasks.llm_distillation.models.student_model import Student, initial_student
+from tasks.llm_distillation.text.chat import openings, samples
+from tasks.llm_distillation.text.corpus import Corpus
+from tasks.llm_distillation.text.examples import Dialogue, Turn
+from tasks.llm_distillation.writing.generation import write
 from tests.tasks.harness import KilledError, MemoryFiles, equal, run_task
 from tests.tasks.llm_distillation import tiny
 
@@ -263,7 +263,7 @@ def test_nothing_to_judge_is_one_clear_line(tmp_path, tiny_llama, student):
 
 @tiny.needs("lm_stories260k")
 def test_a_real_teacher_is_better_than_its_cut_student(tmp_path):
-    from tasks.llm_distillation.language_model import LanguageModel
+    from tasks.llm_distillation.models.language_model import LanguageModel
 
     teacher = LanguageModel(name="lm_stories260k")
     story = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.\n"

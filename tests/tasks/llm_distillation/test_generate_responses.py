@@ -7,13 +7,13 @@ from pydantic import ValidationError
 
 from orchestrator.experiment import parse_settings
 from orchestrator.task import Output
-from tasks.llm_distillation.chat import openings
-from tasks.llm_distillation.corpus import Corpus
-from tasks.llm_distillation.examples import Dialogue, Turn
 from tasks.llm_distillation.generate_responses import GenerateResponses
-from tasks.llm_distillation.model_artifact import KIND, model_output
-from tasks.llm_distillation.responses import read_responses
-from tasks.llm_distillation.sequences import packed
+from tasks.llm_distillation.models.model_artifact import KIND, model_output
+from tasks.llm_distillation.text.chat import openings
+from tasks.llm_distillation.text.corpus import Corpus
+from tasks.llm_distillation.text.examples import Dialogue, Turn
+from tasks.llm_distillation.text.sequences import packed
+from tasks.llm_distillation.writing.responses import read_responses
 from tests.tasks.harness import KilledError, MemoryFiles, run_task
 from tests.tasks.llm_distillation import tiny
 

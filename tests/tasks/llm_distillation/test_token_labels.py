@@ -3,12 +3,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tasks.llm_distillation.corpus import Corpus
-from tasks.llm_distillation.kept_labels import KeptTokenLabels
-from tasks.llm_distillation.language_model import LanguageModel
-from tasks.llm_distillation.model_artifact import model_output
-from tasks.llm_distillation.packing import model_inputs
-from tasks.llm_distillation.sequences import sequences
+from tasks.llm_distillation.labels.kept_labels import KeptTokenLabels
+from tasks.llm_distillation.models.language_model import LanguageModel
+from tasks.llm_distillation.models.model_artifact import model_output
+from tasks.llm_distillation.text.corpus import Corpus
+from tasks.llm_distillation.text.packing import model_inputs
+from tasks.llm_distillation.text.sequences import sequences
 from tasks.llm_distillation.token_labels import LabelTokens, TokenLabelConfig
 from tests.tasks.harness import KilledError, MemoryFiles, equal, run_task
 from tests.tasks.llm_distillation import label_stages, tiny

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
 from tasks.data.files import data_folder
-from tasks.llm_distillation.quiet import quiet
+from tasks.llm_distillation.models.quiet import quiet
 
 TEXT = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
 CHAT = (

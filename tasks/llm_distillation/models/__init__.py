@@ -1,0 +1,1 @@
+"""Language models: by name, as artifacts, students of a teacher, vocabularies."""

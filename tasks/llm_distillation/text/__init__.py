@@ -1,0 +1,1 @@
+"""Text to sequences of tokens: corpora, chats, packing."""

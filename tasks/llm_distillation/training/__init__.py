@@ -1,0 +1,1 @@
+"""What a student's training is made of: plan, steps, ZeRO, the teacher's signal."""
