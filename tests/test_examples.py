@@ -51,7 +51,7 @@ def run_small(bench: Bench, verb: str, name: str):
     if any(CIFAR10_SMALL in text for text in overrides):
         small = first_images(bench.folder)
         overrides = [text.replace(CIFAR10_SMALL, small) for text in overrides]
-    return bench.limbeck(verb, str(ROOT / "examples" / name), *overrides, "--json").json
+    return bench.limbeck(verb, str(ROOT / "examples" / name), *overrides, "--json", timeout=800).json
 
 
 def first_images(folder: Path) -> str:
@@ -64,6 +64,7 @@ def first_images(folder: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [name for name in SMALL if not searches(name)])
 def test_example_runs(tmp_path, name):
     answer = run_small(Bench(tmp_path), "run", name)
@@ -72,6 +73,7 @@ def test_example_runs(tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [name for name in SMALL if searches(name)])
 def test_example_searches(tmp_path, name):
     answer = run_small(Bench(tmp_path), "tune", name)

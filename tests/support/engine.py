@@ -54,7 +54,7 @@ class Bench:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def limbeck(self, *argv: str, code: int = 0, timeout: float = 200) -> Done:
+    def limbeck(self, *argv: str, code: int = 0, timeout: float = 280) -> Done:
         """Runs a command to its end and checks its exit code; nothing of it is left behind."""
         process = self.start(*argv)
         try:

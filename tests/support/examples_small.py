@@ -57,7 +57,8 @@ SMALL = {
         "labels.corpus.rows=3", "student.corpus.rows=3", "scores.corpus.rows=2", "labels.length=64",
         "student.length=64", "scores.length=64", "student.student.layers=1", "scores.before.layers=1",
         "student.batch=2", "student.epochs=1", "student.held_out=1", "student.matrix.objective=[skew_kl]",
-        "scores.prompts=1", "scores.sampling={new_tokens: 2}", "labels.resources.gpus=0",
+        "scores.prompts=0", "labels.teacher=smollm2_135m_instruct", "student.teacher=smollm2_135m_instruct",
+        "scores.teacher=smollm2_135m_instruct", "student.precision=fp32", "labels.resources.gpus=0",
         "student.resources.gpus=0", "scores.resources.gpus=0",
     ],
 }  # fmt: skip
