@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -320,9 +321,8 @@ class Turns:
 
     def _act(self, actor: int, act) -> None:
         try:
-            act()
-        except Died:
-            pass
+            with suppress(Died):
+                act()
         except BaseException as error:  # noqa: BLE001  `play` tells it
             self._errors.append(error)
         with self._change:
