@@ -77,8 +77,11 @@ def test_example_runs(tmp_path, name):
 @pytest.mark.parametrize("name", [name for name in SMALL if searches(name)])
 def test_example_searches(tmp_path, name):
     answer = run_small(Bench(tmp_path), "tune", name)
-    assert [row["state"] for row in answer["trials"]] == ["done", "done"]
-    assert answer["best"]["metric"] == answer["trials"][0]["metric"]
+    states = {row["state"] for row in answer["trials"]}
+    assert len(answer["trials"]) == 2
+    assert "done" in states
+    assert states <= {"done", "stopped"}  # the scheduler may find the second trial to be behind
+    assert answer["best"]["metric"] == max(row["metric"] for row in answer["trials"] if row["metric"] is not None)
 
 
 @pytest.mark.slow
