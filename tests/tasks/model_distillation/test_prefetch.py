@@ -2,6 +2,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from tasks.model_distillation.prefetch import ahead
 
@@ -45,3 +46,18 @@ def test_the_thread_ends_with_the_reader():
     assert threads()
     items.close()
     assert not threads()
+
+
+def test_its_thread_computes_on_one_core_and_leaves_the_others_theirs():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert list(ahead((torch.get_num_threads() for _ in range(2)), depth=1)) == [1, 1]
+        assert torch.get_num_threads() == 2
+        later = []
+        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert later == [2]
+    finally:
+        torch.set_num_threads(before)

@@ -57,6 +57,64 @@ def test_no_views_leave_the_pixels_as_they_are():
     assert torch.equal(seen("none", EVERY), IMAGES.float() / 255)
 
 
+def value(image, box, flip, channel, row, column):
+    """One pixel of a view, by its definition: of a box that is shifted, or one that is stretched."""
+    top, left, height, width = box
+    rows, columns = image.shape[1:]
+    column = columns - 1 - column if flip else column
+    if (height, width) == (rows, columns):
+        row, column = top + row, left + column
+        within = 0 <= row < rows and 0 <= column < columns
+        return np.float32(image[channel, row, column] if within else 0) / np.float32(255)
+
+    def between(side, length, number):
+        place = max(
+            (np.float32(number) + np.float32(0.5)) / np.float32(side) * np.float32(length), np.float32(0.5)
+        )
+        place = place - np.float32(0.5)
+        return int(place), min(int(place) + 1, length - 1), place - np.float32(int(place))
+
+    upper, lower, down = between(rows, height, row)
+    before, after, across = between(columns, width, column)
+
+    def blended(line):
+        one, other = (
+            np.float32(image[channel, top + line, left + at]) / np.float32(255) for at in (before, after)
+        )
+        return one * (1 - across) + other * across
+
+    return blended(upper) * (1 - down) + blended(lower) * down
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    crop=st.sampled_from([{}, {"padding": 1}, {"padding": 4}, {"scale": (0.08, 1.0)}, {"scale": (0.5, 0.7)}]),
+    flip=st.booleans(),
+    mix=st.sampled_from(["none", "cutmix", "mixup"]),
+    samples=st.lists(st.integers(0, 39), min_size=1, max_size=6),
+    seed=st.integers(0, 2**62),
+)
+def test_a_batch_of_views_is_what_their_definition_gives_pixel_by_pixel(crop, flip, mix, samples, seed):
+    views = Views.model_validate({**crop, "flip": flip, "mix": mix})
+    drawn = draw(views, seed, np.arange(len(samples)), np.array(samples), EXTENT)
+    found = apply(views, IMAGES, drawn).numpy()
+    images, mixture = IMAGES.numpy(), drawn.mixture
+    pixel = np.random.default_rng(seed).integers(0, found.shape[1:], (20, 3)).tolist()
+    for number, sample in enumerate(samples):
+        share = np.float32(drawn.shares[number])
+        own = images[sample], drawn.boxes.sides[number].tolist(), bool(drawn.boxes.flips[number])
+        for place in pixel:
+            expected = value(*own, *place)
+            if mixture is not None:
+                sides, turned = mixture.boxes.sides[number].tolist(), bool(mixture.boxes.flips[number])
+                other = value(images[mixture.partners[number]], sides, turned, *place)
+                top, bottom, left, right = mixture.holes[number].tolist()
+                inside = top <= place[1] < bottom and left <= place[2] < right
+                cut = other if inside else expected
+                expected = cut if mix == "cutmix" else expected * share + other * (1 - share)
+            assert found[number][tuple(place)] == expected
+
+
 def test_a_crop_shows_the_padded_image_shifted():
     views = Views(padding=3, flip=True)
     drawn = draw(views, 0, 0, EVERY, EXTENT)
