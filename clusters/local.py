@@ -14,7 +14,7 @@ from orchestrator.feasibility import GB, Offer
 
 _OBJECT_STORE_BYTES = 200 * 10**6
 """Ray carries only small answers: data goes through the store."""
-_KEEP_FREED = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+KEEP_FREED = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 """For workers' glibc: a large block that is freed serves the next step of a training as it is. Else it goes back
 to the system after every operation, and is zeroed anew for the next."""
 
@@ -35,7 +35,7 @@ def offer(disk_bytes: int | None = None) -> Offer:
 def session(offered: Offer) -> Iterator[None]:
     """A Ray with just these resources while the context lasts."""
     _use_token()
-    for name, value in {"RAY_DEDUP_LOGS": "0", **_KEEP_FREED}.items():
+    for name, value in {"RAY_DEDUP_LOGS": "0", **KEEP_FREED}.items():
         os.environ.setdefault(name, value)
     import ray  # after these: Ray reads its settings when it is imported
 
@@ -54,7 +54,15 @@ def session(offered: Offer) -> Iterator[None]:
         )
     except (RuntimeError, OSError, ValueError, ConnectionError) as error:
         raise LimbeckError(f"Ray does not start on this machine: {error}; see `limbeck doctor`") from error
-    # Ray prints what the engine says in its own words, and standard output is for answers.
+    with until_shut_down():
+        yield
+
+
+@contextlib.contextmanager
+def until_shut_down() -> Iterator[None]:
+    """Leaves Ray at the end. It prints what the engine says in its own words, and standard output is for answers."""
+    import ray
+
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         try:
             yield

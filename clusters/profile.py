@@ -1,9 +1,10 @@
 """Where jobs run: a profile is a small YAML file. What all kinds share stands here; each kind adds its own."""
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from orchestrator.task import Settings
 
@@ -27,6 +28,9 @@ class NodeResources(Settings):
 
 class Profile(Settings):
     """What a profile of any kind may say."""
+
+    cannot: ClassVar[Mapping[str, str]] = {}
+    """Fields that a kind cannot honour, each with the reason; a profile that gives one is refused."""
 
     kind: str
     """local, existing, slurm, kubernetes or skypilot."""
@@ -52,6 +56,13 @@ class Profile(Settings):
     """How often the cluster starts the job again after it failed; each goes on from the store."""
     wait_s: float = Field(default=60.0, gt=0)
     """Seconds to wait for an answer of the cluster."""
+
+    @field_validator("*")
+    @classmethod
+    def _honoured(cls, value: Any, info: ValidationInfo) -> Any:
+        if reason := cls.cannot.get(info.field_name or ""):
+            raise ValueError(f"not for this kind: {reason}; leave it out")
+        return value
 
     @field_validator("env")
     @classmethod

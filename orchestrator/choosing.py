@@ -38,7 +38,7 @@ def with_threads(needs: Needs, asked: Resources, threads: int, offer: Offer) -> 
     """`needs` with so many threads and the cores for them, as far as the stage leaves them open."""
     if asked.threads is not None or asked.cpus is not None:
         return needs
-    threads = max(1, min(threads, int(offer.cpus)))
+    threads = max(1, min(threads, int(offer.cores)))
     return replace(needs, threads=threads, cpus=max(needs.cpus, float(threads)))
 
 
@@ -75,7 +75,7 @@ def _climb(trials: Iterator[Trial], attempt: Callable[[Trial], float], best: Tri
 
 def _more_threads(best: Trial, needs: Needs, asked: Resources, offer: Offer) -> Iterator[Trial]:
     threads = 2 * needs.threads
-    while needs.gpus == 0 and threads <= offer.cpus:
+    while needs.gpus == 0 and threads <= offer.cores:
         wider = with_threads(needs, asked, threads, offer)
         if wider == needs:
             return

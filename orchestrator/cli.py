@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.errors import LimbeckError
+from orchestrator.places import DEFAULT_STORE
 
 app = typer.Typer(
     name="limbeck",
@@ -45,7 +46,7 @@ Fresh = Annotated[
 ArtifactName = Annotated[
     str, typer.Argument(metavar="ARTIFACT", help="Id or the start of it, a stage, or experiment/stage.")
 ]
-DEFAULT_STORE = "limbeck-store"
+JobName = Annotated[str, typer.Argument(metavar="ID", help="Id of the job, or the start of it.")]
 
 
 @app.command()
@@ -93,6 +94,77 @@ def tune(
     from orchestrator.verbs import tuning
 
     tuning.tune(experiment, overrides or [], store, tracking, as_json)
+
+
+@app.command()
+def launch(
+    experiment: ExperimentPath,
+    overrides: Overrides = None,
+    cluster: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="A profile, see `limbeck clusters`; or its path.")
+    ] = "local",
+    store: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LIMBECK_STORE", help="The store as the cluster's nodes see it; the profile's wins."
+        ),
+    ] = None,
+    tracking: TrackingUri = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run it as a job on a cluster; this terminal may be closed."""
+    from orchestrator.verbs import launching
+
+    launching.launch(experiment, overrides or [], cluster, store, tracking, dry_run, as_json)
+
+
+@app.command()
+def jobs(as_json: AsJson = False) -> None:
+    """List the jobs that were launched, and how they stand."""
+    from orchestrator.verbs import watching
+
+    watching.jobs(as_json)
+
+
+@app.command()
+def status(job: JobName, as_json: AsJson = False) -> None:
+    """Show how a job stands."""
+    from orchestrator.verbs import watching
+
+    watching.status(job, as_json)
+
+
+@app.command()
+def logs(
+    job: JobName, follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False
+) -> None:
+    """Show the output of a job."""
+    from orchestrator.verbs import watching
+
+    watching.logs(job, follow)
+
+
+@app.command()
+def stop(job: JobName, as_json: AsJson = False) -> None:
+    """Ask a job to end in order; the same launch goes on later."""
+    from orchestrator.verbs import watching
+
+    watching.stop(job, as_json)
+
+
+@app.command()
+def clusters(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FILE]", help="Only this one; default: all.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Try to reach them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the clusters that `launch` knows."""
+    from orchestrator.verbs import watching
+
+    watching.clusters(name, check, as_json)
 
 
 @app.command()

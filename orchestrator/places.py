@@ -4,10 +4,18 @@ import hashlib
 import os
 from pathlib import Path
 
+DEFAULT_STORE = "limbeck-store"
+"""A folder here, where none is named."""
+
 
 def cache_folder() -> Path:
     """`LIMBECK_CACHE`, else ~/.cache/limbeck. All in it can be made or fetched again."""
     return Path(os.environ.get("LIMBECK_CACHE") or "~/.cache/limbeck").expanduser().absolute()
+
+
+def state_folder() -> Path:
+    """`LIMBECK_HOME`, else ~/.local/state/limbeck: the user's own jobs and cluster profiles."""
+    return Path(os.environ.get("LIMBECK_HOME") or "~/.local/state/limbeck").expanduser().absolute()
 
 
 def is_remote(store_uri: str) -> bool:

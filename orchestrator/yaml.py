@@ -53,16 +53,14 @@ class Document:
         self._places[where] = f"override {'.'.join(where)}={value}"
 
 
-def read_document(path: Path) -> Document:
-    """Reads a mapping from a YAML file; UserError says file and line."""
+def read_document(path: Path, what: str = "an experiment", keys: str = "`name` and `stages`") -> Document:
+    """Reads a mapping from a YAML file; UserError says file and line. `what` it is and has is for messages."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read: {error}; give the path of an experiment's YAML file"
-        ) from error
+        raise UserError(f"{path}: cannot be read: {error}; give the path of {what}'s YAML file") from error
     places: dict[Where, str] = {}
-    return Document(_parse(text, str(path), places), places, str(path))
+    return Document(_parse(text, str(path), keys, places), places, str(path))
 
 
 def write_values(values: Mapping[str, Any]) -> str:
@@ -79,12 +77,10 @@ def parse_scalar(text: str) -> Any:
         raise UserError(f"override value {text!r}: {error}") from error
 
 
-def _parse(text: str, source: str, places: dict[Where, str]) -> dict[str, Any]:
+def _parse(text: str, source: str, keys: str, places: dict[Where, str]) -> dict[str, Any]:
     values = _parse_value(text, source, places)
     if not isinstance(values, dict):
-        raise UserError(
-            f"{source}: found {type(values).__name__}, expected a mapping with `name` and `stages`"
-        )
+        raise UserError(f"{source}: found {type(values).__name__}, expected a mapping with {keys}")
     return values
 
 
@@ -100,6 +96,8 @@ def _parse_value(text: str, source: str, places: dict[Where, str]) -> Any:
         raise UserError(
             f"{source}: not valid YAML: nested too deeply, or an alias that holds itself"
         ) from None
+    except UserError:  # ours: it has its place already
+        raise
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{source}: not valid YAML: {error}") from error
     finally:

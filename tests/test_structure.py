@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("orchestrator", "tasks", "clusters")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 ENGINE_CLI = {"orchestrator/cli.py"} | {
-    f"orchestrator/verbs/{name}.py" for name in ("running", "tuning", "about")
+    f"orchestrator/verbs/{name}.py" for name in ("running", "tuning", "about", "launching", "watching")
 }
 """The command line stands on top and may see the clusters."""
 

@@ -27,9 +27,13 @@ class Owner:
     @classmethod
     def here(cls) -> "Owner":
         """This process."""
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> "Owner":
+        """A process of this machine."""
         boot = _BOOT.read_text().strip() if _BOOT.exists() else ""
-        me = os.getpid()
-        return cls(os.uname().nodename, boot, _processes(), me, _started(me) or 0.0)
+        return cls(os.uname().nodename, boot, _processes(), pid, _started(pid) or 0.0)
 
 
 def fate(owner: Owner) -> Fate:

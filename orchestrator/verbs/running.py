@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clusters import local
+from clusters import attached, local
 from orchestrator.console import Console, duration, size
 from orchestrator.errors import Infeasible, RunFailed
 from orchestrator.experiment import load_experiment
@@ -41,12 +41,13 @@ def run(
     space = open_bytes(store_uri)
     uri = uri_of(space.uri, tracking)
     store = Store.over(space)
-    made = _plan(experiment, overrides, store, only, since, fresh)
+    offer = _offer(store)
+    made = planned(experiment, overrides, store, offer, only, since, fresh)
     _refuse_infeasible(made)
     _show_changed(made, console)
-    with _session(made):
+    with _session(made, store):
         while _measure(made, store, console):
-            made = _plan(experiment, overrides, store, only, since, fresh)
+            made = planned(experiment, overrides, store, offer, only, since, fresh)
         if fresh:
             _forget(made, fresh, store)
         record = begin_run(made, store)
@@ -76,12 +77,13 @@ def plan(
 ) -> None:
     """Shows the plan; exit code 3 where it cannot be."""
     console = Console(as_json=as_json)
-    made = _plan(experiment, overrides, _to_read(store_uri), only, since, fresh)
+    store = to_read(store_uri)
+    made = planned(experiment, overrides, store, _offer(store), only, since, fresh)
     found = problems([stage for stage in made.stages if stage.active], made.offer)
     if as_json:
-        console.answer(_plan_answer(made, found))
+        console.answer(plan_answer(made, found))
     else:
-        _show_plan(made, console)
+        show_plan(made, console)
         _show_changed(made, console)
     if found:
         raise Infeasible("\n".join(found), answered=as_json)
@@ -107,21 +109,28 @@ def answer(record: RunRecord, store: Store) -> dict[str, Any]:
     return {"run_id": record.run_id, "state": record.state, "stages": stages}
 
 
-def _plan(
+def planned(
     experiment: Path,
     overrides: Sequence[str],
     store: Store,
-    only: str | None,
-    since: str | None,
-    fresh: str | None,
+    offer: Offer,
+    only: str | None = None,
+    since: str | None = None,
+    fresh: str | None = None,
 ) -> Plan:
-    offer = local.offer(store.bytes.free_bytes())
+    """The plan of an experiment's file with these overrides."""
     return make_plan(
         load_experiment(experiment, overrides), store, offer, only=only, since=since, fresh=fresh
     )
 
 
-def _to_read(store_uri: str) -> Store:
+def _offer(store: Store) -> Offer:
+    """What there is where the run takes place: the cluster that it is told to attach to, else this machine."""
+    free = store.bytes.free_bytes()
+    return attached.offer(free) if attached.address() else local.offer(free)
+
+
+def to_read(store_uri: str) -> Store:
     """The store, or an empty one where none is yet: a plan makes nothing."""
     space = open_bytes(store_uri)
     return Store.over(space, create=False) if space.exists("store.json") else Store(space)
@@ -165,10 +174,11 @@ def _tracker(uri: str, record: RunRecord, store: Store, console: Console) -> Ite
 
 
 @contextlib.contextmanager
-def _session(made: Plan) -> Iterator[None]:
+def _session(made: Plan, store: Store) -> Iterator[None]:
     """A Ray, where anything is to be computed."""
-    needed = any(stage.active for stage in made.stages)
-    with local.session(made.offer) if needed else contextlib.nullcontext():
+    targets = sorted({stage.target for stage in made.stages if stage.active})
+    session = attached.session(store, targets) if attached.address() else local.session(made.offer)
+    with session if targets else contextlib.nullcontext():
         yield
 
 
@@ -221,7 +231,8 @@ def _signals(walk: "Run", console: Console) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _plan_answer(made: Plan, found: Sequence[str]) -> dict[str, Any]:
+def plan_answer(made: Plan, found: Sequence[str]) -> dict[str, Any]:
+    """The object of `plan --json`."""
     offer = made.offer
     return {
         "experiment": made.experiment.name,
@@ -239,7 +250,8 @@ def _plan_answer(made: Plan, found: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _show_plan(made: Plan, console: Console) -> None:
+def show_plan(made: Plan, console: Console) -> None:
+    """The table of stages, and what is offered."""
     rows = []
     for stage in made.stages:
         left = len(stage.todo) if stage.active else 0

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clusters import local
+from clusters import attached, local
 from orchestrator.catalogue import find_task
 from orchestrator.console import Console, duration
 from orchestrator.errors import Infeasible, Interrupted, RunFailed, UserError
@@ -40,6 +40,8 @@ def tune(
 ) -> None:
     """Checks the search, makes the trials that are left, and shows what came out."""
     console = Console(as_json=as_json)
+    if attached.address():
+        raise UserError(f"{attached.ADDRESS} is set, but a search runs on one machine; unset it")
     space = load_search(experiment, overrides)
     opened = open_bytes(store_uri)
     uri = uri_of(opened.uri, tracking)
@@ -102,10 +104,7 @@ def _shared(space: Space, store: Store) -> tuple[int, Offer]:
 def _share(offer: Offer, count: int) -> Offer:
     if count == 1:
         return offer
-    return replace(
-        offer, where=f"a share of this machine for each of {count} trials (search.concurrency)",
-        cpus=offer.cpus / count, gpus=offer.gpus / count, memory_gb=offer.memory_gb / count,
-    )  # fmt: skip
+    return offer.share(f"a share of this machine for each of {count} trials (search.concurrency)", count)
 
 
 def _a_plan(space: Space, store: Store, share: Offer) -> Plan:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.experiment import Resources
-from orchestrator.feasibility import Offer, merged
+from orchestrator.feasibility import Node, Offer, merged
 from orchestrator.task import Needs
 
 OFFER = Offer(where="a machine", cpus=4, gpus=1, memory_gb=8, disk_gb=10)
@@ -31,3 +31,45 @@ def test_fits(needs, fit):
 def test_what_a_stage_asks_wins_over_what_the_task_needs():
     asked = merged(Needs(cpus=1, memory_gb=2), Resources(gpus=0.5, threads=2))
     assert asked == Needs(cpus=1, gpus=0.5, memory_gb=2, threads=2)
+
+
+MIXED = Offer.of("a cluster", [Node(8, 0, 16), Node(4, 2, 32), Node(0, 0, 4)])
+
+
+def test_a_cluster_has_what_its_nodes_have_together():
+    assert (MIXED.cpus, MIXED.gpus, MIXED.memory_gb, MIXED.cores) == (12, 2, 52, 8)
+
+
+@pytest.mark.parametrize(
+    ("needs", "fit"),
+    [
+        (Needs(), 12),
+        (Needs(cpus=5), 1),
+        (Needs(cpus=3, ranks=3), 1),
+        (Needs(cpus=6, ranks=2), 0),
+        (Needs(cpus=1, gpus=0.5), 4),
+        (Needs(cpus=0.5, gpus=0.25, memory_gb=4), 8),
+        (Needs(cpus=8, gpus=1), 0),
+    ],
+)
+def test_a_worker_has_to_fit_on_one_node(needs, fit):
+    assert MIXED.fits(needs) == fit
+
+
+def test_work_for_cpus_leaves_the_gpus_alone():
+    left = MIXED.without(Needs(cpus=2), 4)
+    assert left.fits(Needs(cpus=1, gpus=0.5)) == 4
+    assert left.fits(Needs(cpus=1)) == 4
+
+
+nodes = st.builds(Node, st.integers(0, 16), st.integers(0, 4), st.integers(1, 64))
+
+
+@given(st.lists(nodes, min_size=1, max_size=5), st.sampled_from([0, 0.25, 0.5, 1, 2]), st.integers(1, 4))
+def test_what_is_taken_is_gone(machines, gpus, ranks):
+    needs, offer = Needs(cpus=1, gpus=gpus, memory_gb=2, ranks=ranks), Offer.of("a cluster", machines)
+    fit = offer.fits(needs)
+    left = offer.without(needs, fit)
+    assert left.fits(needs) == 0
+    assert all(node.cpus >= 0 and node.gpus >= 0 and node.memory_gb >= 0 for node in left.nodes)
+    assert left.cpus == offer.cpus - fit * ranks

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.errors import UserError
 from orchestrator.experiment import load_experiment
-from orchestrator.feasibility import Offer, problems
+from orchestrator.feasibility import Node, Offer, problems
 from orchestrator.plan import make_plan
 from orchestrator.store import Store
 
@@ -78,3 +78,20 @@ def test_what_can_be_no_gang_is_refused(planned, stage, message):
     with pytest.raises(UserError) as refused:
         planned(stage)
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("asked", "who"),
+    [
+        ("cpus: 5", "a worker asks 5 cpus, 0 gpus, 0.2 GB on one node"),
+        ("ranks: 3, cpus: 2.5", "a gang asks 3 times 2.5 cpus, 0 gpus, 0.2 GB on one node"),
+    ],
+)
+def test_what_no_node_has_is_a_problem(planned, asked, who):
+    cluster = Offer.of("a cluster", [Node(4, 0, 8), Node(4, 1, 8)])
+    stage = planned(f"{{task: toy_fit, resources: {{{asked}}}}}", cluster)
+    room = cluster.machines[0].slots(stage.needs) * 2
+    assert problems([stage], cluster) == [
+        f"stages.fit.resources: {who}, the nodes of a cluster have room for {room}; the largest has 4 cpus, 1 gpus, "
+        "8 GB; ask less, or run where there is more"
+    ]
