@@ -207,14 +207,7 @@ class Run:
         offer = self._plan.offer
         for progress in self._stages.values():
             if progress.state == "running":
-                needs = progress.plan.needs
-                n = progress.workers * needs.ranks
-                offer = replace(
-                    offer,
-                    cpus=offer.cpus - n * needs.cpus,
-                    gpus=offer.gpus - n * needs.gpus,
-                    memory_gb=offer.memory_gb - n * needs.memory_gb,
-                )
+                offer = offer.without(progress.plan.needs, progress.workers)
         return offer
 
     def _assignment(self, plan: StagePlan) -> Assignment:
