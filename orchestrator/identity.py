@@ -55,7 +55,7 @@ def _forget_failures(run_id: str, store: Store) -> None:
 def _settle(store: Store) -> None:
     """Marks runs as interrupted whose driver is gone without a word."""
     for run in store.runs():
-        if run.state == "running" and not _alive(run):
+        if run.state == "running" and not alive(run):
             store.save_run(replace(run, state="interrupted", ended=now_ms()))
 
 
@@ -64,7 +64,7 @@ def _driver() -> dict[str, Any]:
     return asdict(Owner.here())
 
 
-def _alive(run: RunRecord) -> bool:
+def alive(run: RunRecord) -> bool:
     """Whether its driver may be at work; what runs elsewhere cannot be seen from here and counts as alive.
     A record of an earlier release does not tell the boot, nor whose process ids it means."""
     known = {name: value for name, value in run.driver.items() if name in _driver()}

@@ -20,6 +20,7 @@ SURFACE = {
     "stop": "job --json",
     "clusters": "name --check --json",
     "runs": "--store --pin --unpin --json",
+    "report": "run --store --out --json",
     "tasks": "--json",
     "datasets": "--json",
     "schema": "task --json",

@@ -1,0 +1,124 @@
+"""The page of a run, over a store that the engine's own writers made: whole, escaped, and loading nothing."""
+
+import io
+import json
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from orchestrator.errors import UserError
+from orchestrator.report.curves import thinned, ticks
+from orchestrator.report.numbers import number_tables, split_names
+from orchestrator.report.page import render
+from orchestrator.report.subject import find_run, read_subject
+from orchestrator.spool import Spool
+from orchestrator.store import RunRecord, Store
+from orchestrator.store.records import StageRecord
+from orchestrator.task import Output
+
+SECTIONS = ["results", "pictures", "curves", "texts", "lineage", "tables", "time", "failures", "again"]
+KEY, BAD = "a" * 32, "b" * 32
+EVIL = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """What a browser would find."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.sections, self.images, self.loads, self.tags = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.sections += [values["id"]] if tag == "section" else []
+        self.images += [values] if tag == "img" else []
+        self.loads += [values[name] for name in ("src", "href") if name in values]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run with a shard that is done, with curve, picture, table and texts, and one that failed."""
+    folder = tmp_path_factory.mktemp("report")
+    store = Store.open(str(folder / "store"))
+    png = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(png, "PNG")
+    blob = store.put_blob(png.getvalue())
+    shown = [{"name": "grid", "step": step, "blob": blob.digest, "size": blob.size} for step in (0, 5)]
+    curve = [{"step": step, "values": {"loss": 1.0 / (step + 1)}, "time_ms": 1} for step in range(5)]
+    history = store.put_blob(json.dumps(curve).encode())
+    output = Output(metrics={"kd_accuracy": 0.9, "kd_accuracy_se": 0.01, "control_accuracy": 0.8})
+    store.commit_shard(KEY, {"n": 0}, "n=0", output, history=history, previews=shown)
+    store.save_plan("r-1", {"s": [KEY, BAD]})
+    stage = StageRecord(
+        stage="s", task="t", artifact=None, state="failed", computed_shards=1, failed_shards=1
+    )
+    store.save_run(
+        RunRecord(run_id="r-1", experiment=f"r{EVIL}", document={"name": EVIL}, overrides=[], state="failed",
+                  started=1, ended=2000, stages=[stage])
+    )  # fmt: skip
+    store.save_failure("r-1", "s", "n=1", {"error": f"ValueError: {EVIL}", "traceback": EVIL})
+    events = folder / "store" / "runs" / "r-1" / "events.jsonl"
+    spool = Spool(events)
+    for step in range(3):
+        spool.metrics("s", "n=1", step, {"loss": 2.0})
+    spool.close()
+    return store, events
+
+
+def test_every_section_is_there_and_nothing_is_loaded(made):
+    store, events = made
+    page = Page(render(read_subject(store, "r-1", events), "failed"))
+    assert page.sections == SECTIONS
+    assert len(page.images) == 2
+    assert all(image["alt"] and int(image["width"]) > 0 and int(image["height"]) > 0 for image in page.images)
+    assert all(load.startswith(("#", "data:")) for load in page.loads)
+
+
+def test_text_of_users_stays_text(made):
+    store, events = made
+    text = render(read_subject(store, "r-1", events), "failed")
+    assert "script" not in Page(text).tags
+    assert "&lt;script&gt;" in text
+
+
+def test_a_failed_shard_is_named_and_its_curve_ends_in_a_cross(made):
+    store, events = made
+    text = render(read_subject(store, "r-1", events), "failed")
+    assert "<strong>s n=1</strong>: ValueError" in text
+    assert text.count('class="cross"') == 1
+    assert "n=1 (cut short)" in text
+    assert "1 of 2" in text
+
+
+def test_the_same_run_gives_the_same_page(made):
+    store, events = made
+    assert render(read_subject(store, "r-1", events), "failed") == render(
+        read_subject(store, "r-1", events), "failed"
+    )
+
+
+def test_a_run_is_found_by_id_start_and_experiment(made):
+    store, _ = made
+    assert [find_run(store, text) for text in (None, "r-1", "r-", f"r{EVIL}")] == ["r-1"] * 4
+    with pytest.raises(UserError, match="no run 'x'"):
+        find_run(store, "x")
+
+
+def test_metrics_that_share_a_measure_stand_in_one_column():
+    metrics = {"kd_accuracy": 0.9, "kd_accuracy_se": 0.01, "control_accuracy": 0.8, "steps": 3.0}
+    (table,) = number_tables({"students": [("", metrics)]})
+    assert list(table.measures) == ["accuracy", "steps"]
+    assert [name for name, _ in table.rows] == ["kd", "control", ""]
+    assert table.rows[0][1][0].error == 0.01
+    assert split_names(["held_out_loss"]) == {"held_out_loss": ("", "held_out_loss")}
+
+
+def test_ticks_are_round_and_long_curves_thin():
+    assert ticks(0.0, 1.0, False) == pytest.approx([0.0, 0.5, 1.0])
+    assert ticks(0.01, 10.0, True) == pytest.approx([0.01, 0.1, 1.0, 10.0])
+    points = [(step, 0.0) for step in range(1001)]
+    assert len(thinned(points)) <= 202
+    assert thinned(points)[-1] == points[-1]
