@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import yaml
 from pydantic import Field, field_validator, model_validator
 
 from clusters import clients
@@ -19,7 +20,6 @@ from clusters.clients import Unanswered, ask, tried
 from clusters.launcher import Check, Order, Phase, Status, Submission
 from clusters.parcel import travelling
 from orchestrator.errors import LimbeckError
-from orchestrator.yaml import write_values
 
 PORT = 6379
 """Of our Ray; SkyPilot's own uses 6380, and 52365 for an agent."""
@@ -105,9 +105,24 @@ def check(profile: Profile) -> Iterable[Check]:
 
 def render(profile: Profile, order: Order) -> Submission:
     """The task. Variables are secrets of SkyPilot's, named on the command line and read from its environment."""
-    return Submission(
-        {"task.yaml": write_values(task(profile, order))}, tuple(_launch(profile, order, Path()))
-    )
+    return Submission({"task.yaml": written(task(profile, order))}, tuple(_launch(profile, order, Path())))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a script as its lines."""
+
+
+def _lines(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _lines)
+
+
+def written(values: dict[str, Any]) -> str:
+    """A task as YAML that SkyPilot, which uses the same library, reads as the same values."""
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=110, default_flow_style=False)
+    return text
 
 
 def task(profile: Profile, order: Order) -> dict[str, Any]:

@@ -96,6 +96,7 @@ def test_golden():
     submission = render(profile(**FULL), order(env={"HF_TOKEN": "hf_very_secret"}))
     written = yaml.safe_load(submission.files["task.yaml"])
     assert written.pop("run") == GOLDEN
+    assert "run: |\n  set -eu\n  umask 077\n" in submission.files["task.yaml"]
     assert written == {
         "name": "digits-1",
         "num_nodes": 2,
