@@ -16,8 +16,10 @@ from tasks.llm_distillation.losses.precision import logits_of, wide
 
 CHUNK_MB = {"cpu": 256, "cuda": 1024}
 """Memory of a chunk's logits, of student and teacher together, by device, in MiB."""
-BLOCK_ELEMENTS = {"cpu": 2**17}
-"""Logits that are worked on together, so that what is made of them stays in the cache; elsewhere a whole chunk."""
+BLOCK_ELEMENTS = 2**17
+"""Logits that one thread of a CPU works on together, so that what is made of them stays in the cache."""
+SHARED_BLOCK_ELEMENTS = 2**20
+"""The same for several threads, which wait for each other after every operation: fewer and longer ones."""
 
 RowLoss = Callable[[Tensor, slice], dict[str, Tensor]]
 """Named sums over a slice of the positions from its logits (R, V); leaves in them the gradient of `TOTAL`."""
@@ -136,6 +138,8 @@ def slices(size: int, step: int) -> list[slice]:
 
 def blocks(logits: Tensor) -> list[slice]:
     """Slices of the rows of logits (R, V) that are best worked on together on their device."""
-    elements = BLOCK_ELEMENTS.get(logits.device.type, logits.numel())
-    least = torch.get_num_threads()  # a softmax over the last axis gives each thread whole rows
-    return slices(len(logits), max(least, elements // logits.shape[-1]))
+    if logits.device.type != "cpu":
+        return [slice(0, len(logits))]
+    threads = torch.get_num_threads()  # a softmax over the last axis gives each thread whole rows
+    elements = BLOCK_ELEMENTS if threads == 1 else SHARED_BLOCK_ELEMENTS
+    return slices(len(logits), max(threads, elements // logits.shape[-1]))
