@@ -8,8 +8,6 @@ from orchestrator.errors import UserError, nearest
 
 KINDS = {
     "local": "clusters.local_job",
-    "existing": "clusters.existing",
-    "slurm": "clusters.slurm",
     "kubernetes": "clusters.kubernetes",
     "skypilot": "clusters.skypilot",
 }

@@ -16,6 +16,14 @@ settings.register_profile("limbeck", deadline=None, suppress_health_check=[Healt
 settings.load_profile("limbeck")  # a busy machine is no failure
 
 
+LONGEST = ("test_examples.py", "test_readme.py")
+"""These begin, so that no worker is left alone with them at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
