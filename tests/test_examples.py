@@ -81,7 +81,9 @@ def test_example_searches(tmp_path, name):
     assert len(answer["trials"]) == 2
     assert "done" in states
     assert states <= {"done", "stopped"}  # the scheduler may find the second trial to be behind
-    assert answer["best"]["metric"] == max(row["metric"] for row in answer["trials"] if row["metric"] is not None)
+    assert answer["best"]["metric"] == max(
+        row["metric"] for row in answer["trials"] if row["metric"] is not None
+    )
 
 
 @pytest.mark.slow
