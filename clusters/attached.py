@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import secrets
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +15,6 @@ from orchestrator.store import Store
 
 ADDRESS = "LIMBECK_RAY_ADDRESS"
 """Set where a run is to attach: `auto`, or HOST:PORT of the head."""
-_UNLIMITED = 1000
-"""For what an autoscaler may add without a limit."""
 
 
 def address() -> str | None:
@@ -26,12 +23,12 @@ def address() -> str | None:
 
 
 def offer(disk_bytes: int | None = None) -> Offer:
-    """What the nodes have, and those that the autoscaler may add, as far as it says so. Attaches."""
+    """What the nodes that are alive have. Attaches."""
     _attach()
     nodes = [_node(node["Resources"]) for node in _alive()]
-    grown = _growth()
-    where = f"the cluster ({len(nodes)} nodes" + (f", {len(grown)} more to be had)" if grown else ")")
-    return Offer.of(where, [*nodes, *grown], None if disk_bytes is None else disk_bytes / GB)
+    return Offer.of(
+        f"the cluster ({len(nodes)} nodes)", nodes, None if disk_bytes is None else disk_bytes / GB
+    )
 
 
 @contextlib.contextmanager
@@ -82,16 +79,3 @@ def _name(node: Mapping[str, Any]) -> str:
 def _node(resources: Mapping[str, float]) -> Node:
     memory_gb = resources.get("memory", 0.0) / GB
     return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0), round(memory_gb, 2))
-
-
-def _growth() -> list[Node]:
-    """Nodes that an autoscaler may yet add to those that are alive; none where it does not tell."""
-    from ray._private.state import state
-
-    config = state.get_cluster_config()
-    there = Counter(node.get("Labels", {}).get("ray.io/node-group") for node in _alive())
-    found: list[Node] = []
-    for group in config.node_group_configs if config else ():
-        most = _UNLIMITED if group.max_count < 0 else group.max_count
-        found += [_node(group.resources)] * max(0, most - there[group.name])
-    return found

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
 from clusters.launcher import Check
-from orchestrator.errors import LimbeckError, UserError
+from orchestrator.errors import LimbeckError, UserError, last_line
 
 
 class Unanswered(LimbeckError):
@@ -60,10 +60,10 @@ def follow(argv: Sequence[str]) -> Iterator[str]:
 def tried(what: str, argv: Sequence[str], wait_s: float, advice: str, found: str = "") -> Check:
     """Whether a client answers; `found`, or the last line of its answer, is what was found."""
     try:
-        lines = ask(argv, wait_s).split("\n")
+        said = ask(argv, wait_s)
     except LimbeckError as error:
         return Check(what, False, f"{error}; {advice}")
-    return Check(what, True, found or next((line for line in reversed(lines) if line.strip()), "answers"))
+    return Check(what, True, found or last_line(said) or "answers")
 
 
 @contextlib.contextmanager
@@ -88,5 +88,4 @@ def _missing(argv: Sequence[str], error: OSError) -> UserError:
 
 
 def _failed(argv: Sequence[str], code: int, said: str) -> Unanswered:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return Unanswered(f"{shlex.join(argv)}: exit code {code}: {lines[-1] if lines else 'without a word'}")
+    return Unanswered(f"{shlex.join(argv)}: exit code {code}: {last_line(said) or 'without a word'}")

@@ -11,9 +11,6 @@ from orchestrator.errors import LimbeckError, UserError, nearest
 from orchestrator.places import state_folder
 from orchestrator.task import Settings
 
-ENDED: tuple[Phase, ...] = ("done", "failed", "stopped")
-"""Phases that no job leaves again."""
-
 
 class Job(Settings):
     """What was submitted, and how to ask for it."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from clusters.attached import ADDRESS
 from clusters.kubernetes_profile import Profile
 
 Manifest = dict[str, Any]
@@ -98,9 +99,7 @@ def _object(kind: str, profile: Profile, name: str, labels: Mapping[str, str], s
 def _entrypoint(profile: Profile, argv: Sequence[str]) -> str:
     """A line for the shell of KubeRay's submitter. `$$` is how Kubernetes, which fills in $(NAME), is told `$`."""
     folder = [] if profile.directory is None else [f"--chdir={profile.directory}"]
-    line = shlex.join(
-        ["env", *folder, "LIMBECK_RAY_ADDRESS=auto", profile.python, "-m", "orchestrator", *argv]
-    )
+    line = shlex.join(["env", *folder, f"{ADDRESS}=auto", profile.python, "-m", "orchestrator", *argv])
     return line.replace("$", "$$")
 
 

@@ -9,7 +9,7 @@ from clusters import clients
 from clusters.clients import Unanswered, ask, tried
 from clusters.kuberay import object_name, ray_cluster, ray_job, secret, written
 from clusters.kubernetes_profile import Profile as Profile
-from clusters.launcher import Check, Order, Phase, Status, Submission
+from clusters.launcher import ENDED, Check, Order, Phase, Status, Submission
 from clusters.parcel import pack
 from orchestrator.errors import LimbeckError, UserError
 from orchestrator.store.objects import open_objects
@@ -115,7 +115,7 @@ def stop(profile: Profile, handle: str) -> None:
             return
         raise
     said = job.get("status", {})
-    if read_status(job).phase in ("done", "failed", "stopped"):
+    if read_status(job).phase in ENDED:
         return
     if said.get("jobStatus") in ("PENDING", "RUNNING"):
         ask([*_at_head(profile, said), *_STOP, said["jobId"]], profile.wait_s)

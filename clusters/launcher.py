@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 from clusters.profile import Profile
 
 Phase = Literal["waiting", "running", "done", "failed", "stopped", "unknown"]
+ENDED: tuple[Phase, ...] = ("done", "failed", "stopped")
+"""Phases that no job leaves again."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from clusters import local
 from clusters import profile as base
 from clusters.attached import ADDRESS
 from clusters.launcher import Check, Order, Status, Submission
-from clusters.supervisor import GRACE_S, OUT_OF_TIME, STOPPED, kill_tree
+from clusters.supervisor import GRACE_S, OUT_OF_TIME, STOPPED, kill_tree, supervised
+from orchestrator.errors import last_line
 from orchestrator.store import Owner, fate
 
 _LOG, _OWNER, _ENDED = "log.txt", "process.json", "ended.json"
@@ -44,7 +45,7 @@ def check(profile: Profile) -> Iterable[Check]:
             [profile.python, "-c", "import clusters.supervisor, orchestrator.cli"],
             capture_output=True, text=True, timeout=profile.wait_s,
         )  # fmt: skip
-        ok, said = done.returncode == 0, (done.stderr.strip().splitlines() or [""])[-1]
+        ok, said = done.returncode == 0, last_line(done.stderr)
     except (OSError, subprocess.TimeoutExpired) as error:
         ok, said = False, str(error)
     yield Check("python", ok, profile.python if ok else f"{said}; name a Python that has limbeck by `python`")
@@ -52,11 +53,10 @@ def check(profile: Profile) -> Iterable[Check]:
 
 def render(profile: Profile, order: Order) -> Submission:
     """The command that will run, under the supervisor's care."""
-    care = ["--retries", str(profile.retries)] if profile.retries else []
-    care += ["--time-limit", f"{profile.time_limit_s:g}"] if profile.time_limit_s else []
-    care += ["--in", str(order.working_dir), "--ended", _ENDED]
-    run = (profile.python, "-m", "orchestrator", *order.argv)
-    return Submission({}, (profile.python, "-m", "clusters.supervisor", *care, "--", *run))
+    care = ("--in", str(order.working_dir), "--ended", _ENDED)
+    return Submission(
+        {}, supervised(profile.python, order.argv, profile.retries, profile.time_limit_s, *care)
+    )
 
 
 def submit(profile: Profile, order: Order, submission: Submission, folder: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.catalogue import source_digest
-from orchestrator.errors import Infeasible, LimbeckError
+from orchestrator.errors import Infeasible, LimbeckError, last_line
 from orchestrator.executors.worker import first_line
 from orchestrator.store import Store, open_bytes
 
@@ -45,7 +45,8 @@ def check_nodes(nodes: Mapping[str, str], store: Store, targets: Sequence[str]) 
         answers = _asked(nodes, probe)
     finally:
         store.bytes.delete(probe.path)
-    found = [line for name, answer in answers.items() for line in complaints(name, answer, versions(targets))]
+    here = versions(targets)
+    found = [line for name, answer in answers.items() for line in complaints(name, answer, here)]
     if found:
         raise Infeasible("\n".join(found))
 
@@ -139,10 +140,7 @@ def _asked(nodes: Mapping[str, str], probe: Probe) -> dict[str, dict[str, Any] |
                 f"no answer within {_ANSWER_S:g} s; see whether it is well, or take it out of the cluster"
             )
         except RayError as error:
-            answers[name] = f"{_last_line(error)}; has it the driver's Python and limbeck?"
+            answers[name] = (
+                f"{last_line(str(error)) or type(error).__name__}; has it the driver's Python and limbeck?"
+            )
     return answers
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -17,9 +17,10 @@ from clusters import clients
 from clusters import profile as base
 from clusters.attached import ADDRESS
 from clusters.clients import Unanswered, ask, tried
-from clusters.launcher import Check, Order, Phase, Status, Submission
+from clusters.launcher import ENDED, Check, Order, Phase, Status, Submission
 from clusters.parcel import travelling
-from orchestrator.errors import LimbeckError
+from clusters.supervisor import supervised
+from orchestrator.errors import LimbeckError, last_line
 
 PORT = 6379
 """Of our Ray; SkyPilot's own uses 6380, and 52365 for an agent."""
@@ -161,10 +162,7 @@ def script(profile: Profile, order: Order) -> str:
     `ray stop` is never called: it would end the Ray of SkyPilot's own. The nodes go when the job ends.
     """
     python, nodes = shlex.quote(profile.python), profile.resources.nodes
-    care = ["--retries", str(profile.retries)]
-    care += [] if profile.time_limit_s is None else ["--time-limit", f"{profile.time_limit_s:g}"]
-    run = [profile.python, "-m", "clusters.supervisor", *care, "--"]
-    run += [profile.python, "-m", "orchestrator", *order.argv]
+    run = supervised(profile.python, order.argv, profile.retries, profile.time_limit_s)
     return f"""set -eu
 umask 077
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$HOME/.{order.id}.token"
@@ -213,8 +211,9 @@ def read_status(said: str, handle: str) -> Status:
     try:
         rows = json.loads("\n".join(lines[start:]))
     except json.JSONDecodeError:
-        last = lines[-1].strip() if lines else "nothing"
-        return Status("unknown", f"sky jobs queue: expected a JSON list, found {last}")
+        return Status(
+            "unknown", f"sky jobs queue: expected a JSON list, found {last_line(said) or 'nothing'}"
+        )
     found = [row for row in rows if row.get("job_name") == handle]
     if not found:
         return Status("unknown", f"SkyPilot knows no job {handle}")
@@ -234,7 +233,7 @@ def logs(profile: Profile, handle: str, follow: bool) -> Iterator[str]:
 
 def stop(profile: Profile, handle: str) -> None:
     now = status(profile, handle)
-    if now.phase in ("done", "failed", "stopped"):
+    if now.phase in ENDED:
         return
     if now.phase == "unknown":
         raise Unanswered(f"{handle} was not stopped: {now.message}")

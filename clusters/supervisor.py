@@ -28,6 +28,15 @@ _HOPELESS = (0, 2, 3, STOPPED)
 _LOOK_S = 0.1
 
 
+def supervised(
+    python: str, argv: Sequence[str], retries: int, time_limit_s: float | None, *options: str
+) -> tuple[str, ...]:
+    """The command line that runs `limbeck ARGV` under care; `options` are further ones of the above."""
+    limit = () if time_limit_s is None else ("--time-limit", f"{time_limit_s:g}")
+    care = ("--retries", str(retries), *limit, *options)
+    return (python, "-m", "clusters.supervisor", *care, "--", python, "-m", "orchestrator", *argv)
+
+
 class Supervisor:
     """One command under care."""
 

@@ -58,3 +58,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}"
+
+
+def last_line(text: str) -> str:
+    """Its last line that says something: where programs tell what went wrong. Empty where none does."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from orchestrator.report.subject import Subject
+from orchestrator.report.subject import Subject, split_name
 from orchestrator.report.svg import picture, tag
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 460.0, 250.0, 58.0, 14.0, 12.0, 40.0
@@ -55,8 +55,8 @@ def charts(subject: Subject) -> list[Chart]:
             for name, points in _series(json.loads(subject.store.read_blob(shard.history.digest))).items():
                 lines[stage.base, name].append(Line(label or shard.label, points))
     for (name, shard_label), curve in subject.cut_short.items():
-        base, _, point = name.partition("[")
-        label = ", ".join(part for part in (point.removesuffix("]"), shard_label) if part)
+        base, point = split_name(name)
+        label = ", ".join(part for part in (point, shard_label) if part)
         for metric, points in curve.items():
             lines[base, metric].append(Line(f"{label} (cut short)", points, cut_short=True))
     return [

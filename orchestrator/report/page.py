@@ -1,6 +1,7 @@
 """The page: what the sections found, put into one HTML file that loads nothing else."""
 
 import base64
+import datetime
 import functools
 import shlex
 from collections import defaultdict
@@ -52,8 +53,6 @@ def _read(name: str) -> str:
 
 
 def _moment(time_ms: int) -> str:
-    import datetime
-
     return datetime.datetime.fromtimestamp(time_ms / 1000, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 

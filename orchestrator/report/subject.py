@@ -36,12 +36,18 @@ class StageView:
     @property
     def base(self) -> str:
         """Its name without the point of a matrix."""
-        return self.name.partition("[")[0]
+        return split_name(self.name)[0]
 
     @property
     def point(self) -> str:
         """The point of the matrix; empty where there is none."""
-        return self.name.partition("[")[2].removesuffix("]")
+        return split_name(self.name)[1]
+
+
+def split_name(stage: str) -> tuple[str, str]:
+    """`students[method=kd]` is (`students`, `method=kd`)."""
+    base, _, point = stage.partition("[")
+    return base, point.removesuffix("]")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import secrets
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,7 @@ def _away_from_store(cluster: Cluster, folder: Path, store_uri: str) -> Cluster:
     if _is_here(cluster) or is_remote(store_uri) or not store.is_relative_to(folder):
         return cluster
     exclude = (*cluster.profile.exclude, f"/{store.relative_to(folder).as_posix()}")
-    profile = cluster.profile.model_copy(update={"exclude": exclude})
-    return Cluster(cluster.name, cluster.source, cluster.kind, profile, cluster.document)
+    return replace(cluster, profile=cluster.profile.model_copy(update={"exclude": exclude}))
 
 
 def _is_here(cluster: Cluster) -> bool:

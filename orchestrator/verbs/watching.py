@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from clusters import jobs as book
-from clusters.jobs import ENDED, Job
-from clusters.launcher import Check, Status, described
+from clusters.jobs import Job
+from clusters.launcher import ENDED, Check, Status, described
 from clusters.lookup import Cluster, cluster_of, find_cluster, names
 from orchestrator.console import Console
 from orchestrator.errors import LimbeckError, UserError

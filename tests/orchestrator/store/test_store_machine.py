@@ -8,13 +8,13 @@ sweeps, a repair beside a commit, and a commit between a collection's last look 
 
 import os
 import shutil
-import sys
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from deaths import DEATH, Between, Died
 from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -28,7 +28,6 @@ from hypothesis.stateful import (
 
 from orchestrator.keys import digest
 from orchestrator.store import (
-    Folder,
     InputRef,
     Lease,
     Leases,
@@ -43,7 +42,6 @@ from orchestrator.store.blobs import blob_path, hash_file
 from orchestrator.task import Output, Progress
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-WATCHED = {"open", "os.mkdir", "os.link", "os.rename", "os.remove"}
 DAY = 24 * 3600.0
 SILENCE_S = 15.0
 STAGES = {"a": ((0, 1), None), "b": ((2,), "a"), "c": ((1, 3), "a")}
@@ -52,66 +50,6 @@ SHARD = {number: digest(["shard", number]) for number in range(4)}
 LEASED = ("a", "c")
 STAGE, NUMBER = st.sampled_from(sorted(STAGES)), st.sampled_from(range(4))
 KEY = {stage: digest(["stage", stage]) for stage in STAGES}
-
-
-class Died(BaseException):
-    """The process was killed here."""
-
-
-class Death:
-    """Forbids every touch of a file under `root` from the n-th on, those of its own clean-up too: so nothing
-    but what a killed process leaves is left. test_crash.py kills real ones."""
-
-    def __init__(self) -> None:
-        self.root, self._left, self._hooked = "", 0, False
-
-    def arm(self, root, touch) -> None:
-        self.root, self._left = root, touch
-        if not self._hooked:
-            sys.addaudithook(self._hear)
-            self._hooked = True
-
-    def _hear(self, heard, args) -> None:
-        if self.root and heard in WATCHED and any(str(arg).startswith(self.root) for arg in args):
-            self._left -= 1
-            if self._left < 0:
-                raise Died
-
-
-DEATH = Death()
-
-
-class Between(Folder):
-    """A folder on which something else happens before the n-th call, and never before a deletion."""
-
-    def __init__(self, root, call, other) -> None:
-        super().__init__(root)
-        self.left, self._other = call, other
-
-    def _turn(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self._other()
-
-    def read(self, path):
-        self._turn()
-        return super().read(path)
-
-    def put(self, path, data):
-        self._turn()
-        super().put(path, data)
-
-    def put_if_absent(self, path, data):
-        self._turn()
-        return super().put_if_absent(path, data)
-
-    def list(self, prefix=""):
-        self._turn()
-        yield from super().list(prefix)
-
-    def stat(self, path):
-        self._turn()
-        return super().stat(path)
 
 
 def commit(store, number, value) -> None:
