@@ -122,7 +122,7 @@ class Tracker:
     ) -> None:
         self._uri, self._read_blob, self._earlier = uri, read_blob, earlier
         self._root = artifact_root or spool.path.parent / "artifacts"
-        self._closing, self._deadline = threading.Event(), float("inf")
+        self._closing, self._deadline, self._own_is_done = threading.Event(), float("inf"), False
         self._own = _Delivery(spool, uri, self._projection, self._expired)
         self._followed: list[_Delivery] = []
         self._backend: _Mlflow | None = None
@@ -144,7 +144,10 @@ class Tracker:
         return sum(delivery.refused for delivery in self._deliveries())
 
     def close(self, deadline_s: float) -> int:
-        """Delivers what is left of this run, for `deadline_s` seconds at most; returns how many events remain."""
+        """Delivers what is left of this run, and then of earlier ones, for `deadline_s` seconds at most.
+
+        Returns how many events of this run remain.
+        """
         self._deadline = time.monotonic() + deadline_s
         self._closing.set()
         self._thread.join(deadline_s)
@@ -153,18 +156,18 @@ class Tracker:
     def _work(self) -> None:
         backlog: list[_Delivery] | None = None
         delay = _POLL_S
-        while not self._expired():
+        while not (self._expired() or self._own_is_done):
             last = self._closing.is_set()
             try:
                 for delivery in self._deliveries():
                     delivery.drain()
                 self.error, delay = None, _POLL_S
+                self._own_is_done = last
+                backlog = self._backlog() if backlog is None else backlog
+                while backlog and not self._gives_way() and backlog[0].finish():
+                    backlog.pop(0)
                 if last:
                     break
-                backlog = self._backlog() if backlog is None else backlog
-                while backlog and not self._closing.is_set():
-                    backlog[0].finish()
-                    backlog.pop(0)
             except Exception as error:  # noqa: BLE001 - whatever MLflow does, the work goes on
                 self.error, delay = one_line(error), min(2 * delay, _LONGEST_S)
             self._wait(delay)
@@ -177,9 +180,13 @@ class Tracker:
         return [self._own, *self._followed]
 
     def _backlog(self) -> "list[_Delivery]":
-        """What earlier runs left; it gives way as soon as this run ends."""
+        """What earlier runs left."""
         spools = leftovers(self._earlier, self._uri, but=self._own.spool.path) if self._earlier else []
-        return [_Delivery(spool, self._uri, self._projection, self._closing.is_set) for spool in spools]
+        return [_Delivery(spool, self._uri, self._projection, self._gives_way) for spool in spools]
+
+    def _gives_way(self) -> bool:
+        """Whether the backlog has to wait for the end of this run's own events, or the time is up."""
+        return self._expired() or (self._closing.is_set() and not self._own_is_done)
 
     def _wait(self, delay: float) -> None:
         if self._closing.is_set():
@@ -219,13 +226,19 @@ class _Delivery:
             self._deliver(projection, batch)
             self.spool.advance(self._uri, end)
 
-    def finish(self) -> None:
-        """Delivers what another driver left, unless one is at it, and says that its run has ended."""
+    def finish(self) -> bool:
+        """Delivers what another driver left, unless one is at it, and says that its run has ended.
+
+        False where it was cut short; the next call goes on.
+        """
         if self.spool.claim():
             if self.spool.state is None:
                 self.spool.abandoned()
             self.drain()
+            if self._expired():
+                return False
         self.spool.close()
+        return True
 
     def _connected(self) -> Projection:
         if self._projection is None:

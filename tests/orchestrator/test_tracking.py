@@ -314,6 +314,19 @@ def test_what_dead_drivers_left_is_delivered_by_the_next(store):
     }  # fmt: skip
 
 
+def test_a_run_that_ends_at_once_delivers_what_an_earlier_one_left(store):
+    earlier = spool_of(store, "earlier")
+    tell(earlier, run_id="earlier")
+    earlier.close()
+    own = spool_of(store, "own")
+    tell(own, run_id="own")
+    tracker = Tracker(default_uri(store), own, picture, default_artifacts(store), earlier=store / "runs")
+    assert tracker.close(60) == 0
+    found = snapshot(client_of(store))
+    assert {run["status"] for run in found.values()} == {"FINISHED"}
+    assert {name for name, stage in found if stage is None} == {"own", "earlier"}
+
+
 def wait_for(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
