@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from warm import kill_family, nursery
 
 SUPPORT = Path(__file__).parent
 WALKS = """\
@@ -45,25 +46,24 @@ class Bench:
         self.experiment = folder / "walks.yaml"
         self.experiment.write_text(text.replace("FOLDER", str(self.marks_folder)))
 
+    @property
+    def env(self) -> dict[str, str]:
+        return os.environ | {"PYTHONPATH": str(SUPPORT), "LIMBECK_STORE": str(self.store)}
+
     def start(self, *argv: str) -> subprocess.Popen:
         """Starts a command in its own session, so that a kill hits it alone."""
-        env = os.environ | {"PYTHONPATH": str(SUPPORT), "LIMBECK_STORE": str(self.store)}
         command = [sys.executable, "-m", "orchestrator", *argv]
         return subprocess.Popen(
-            command, env=env, cwd=self.folder, text=True, start_new_session=True,
+            command, env=self.env, cwd=self.folder, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def limbeck(self, *argv: str, code: int = 0, timeout: float = 280) -> Done:
         """Runs a command to its end and checks its exit code; nothing of it is left behind."""
-        process = self.start(*argv)
-        try:
-            out, err = process.communicate(timeout=timeout)
-        finally:
-            end(process)
-        assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
+        found, out, err = nursery().run(argv, self.env, self.folder, timeout)
+        assert found == code, f"exit code {found}\n{out}\n{err}"
         assert "Traceback" not in err, err
-        return Done(process.returncode, out, err)
+        return Done(found, out, err)
 
     def run(self, *overrides: str, code: int = 0) -> Any:
         """`limbeck run --json`: the object that it answers with."""
@@ -87,9 +87,7 @@ def digests(answer: Any) -> dict[str, str]:
 def end(process: subprocess.Popen) -> None:
     """Ends a command and all that it started, by process id, and closes its pipes."""
     if process.poll() is None:
-        for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
+        kill_family(process.pid)
         process.wait(timeout=30)
     for pipe in (process.stdout, process.stderr):
         pipe.close()
