@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine import Bench, digests, kill_when, progress
-from examples_small import CIFAR10_SMALL, NEEDS, SMALL
+from examples_small import CIFAR10_SMALL, NEEDS, SHARED, SMALL
 
 from orchestrator.experiment import load_experiment
 from tasks import DATASETS
@@ -81,6 +81,7 @@ def test_example_searches(tmp_path, name):
     assert len(answer["trials"]) == 2
     assert "done" in states
     assert states <= {"done", "stopped"}  # the scheduler may find the second trial to be behind
+    assert sum(row["reused"] for row in answer["trials"]) == SHARED[name]
     assert answer["best"]["metric"] == max(
         row["metric"] for row in answer["trials"] if row["metric"] is not None
     )

@@ -17,6 +17,10 @@ SMALL = {
         "distilled.max_start_epoch=1", "scores.repeats=1", "scores.epochs=2",
     ],
     "tune_ensloss.yaml": ["search.trials=2", "sweep.repeats=1", "sweep.epochs=2", "sweep.test_every=1"],
+    "tune_lm.yaml": [
+        "search.trials=2", "teacher.corpus.split=[0, 0.01]", "labels.corpus.split=[0, 0.01]",
+        "student.corpus.split=[0, 0.01]", "student.held_out=2",
+    ],
     "ensloss_quick.yaml": ["sweep.repeats=2", "sweep.stack=2", "sweep.epochs=2"],
     "ensloss_tables.yaml": [
         "sweep.datasets=[{name: table, path: tabular_binary/sonar.parquet}]",
@@ -68,7 +72,10 @@ NEEDS = {
     "gpu/ensloss_paper.yaml": ["cifar10"],
     "cifar10_students.yaml": ["cifar10", "cifar_resnets"],
     "lm_quick.yaml": ["lm_stories260k", "text_lm"],
+    "tune_lm.yaml": ["lm_stories260k", "text_lm"],
     "smollm2.yaml": ["smollm2_135m_instruct", "gsm8k"],
     "gpu/smollm2.yaml": ["smollm2_135m_instruct", "gsm8k"],
 }
 """What has to lie in the data folder."""
+SHARED = {"tune_digits.yaml": 1, "tune_ensloss.yaml": 0, "tune_lm.yaml": 2}
+"""Shards that the second of two trials finds made by the first."""
