@@ -9,6 +9,8 @@ from tasks.llm_distillation.losses import Divergence, Mixture, SpanCorrelation
 from tasks.llm_distillation.models.language_model import LanguageModel
 from tasks.llm_distillation.models.student_model import Student
 from tasks.llm_distillation.text.corpus import Corpus
+from tasks.llm_distillation.training.best_by import AGREEMENT, HELD_OUT, BestBy
+from tasks.llm_distillation.training.lm_step import SPANS, terms_of
 from tasks.llm_distillation.training.lora import Lora
 from tasks.llm_distillation.training.on_policy import OnPolicy
 from tasks.llm_distillation.training.zero import Zero
@@ -91,7 +93,9 @@ class DistillConfig(Settings):
     evaluate_every: int | None = Field(default=None, gt=0)
     """Steps between two judgements on them; none: at the end only."""
     keep: Literal["last", "best"] = "last"
-    """Which student is the result: the last, or that of the lowest loss on the held-out sequences."""
+    """Which student is the result: the last, or the best on the held-out sequences."""
+    best_by: BestBy = BestBy()
+    """What the best is the best by; none: the lowest `held_out_loss`."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "DistillConfig":
@@ -105,6 +109,10 @@ class DistillConfig(Settings):
             )
         if (self.keep == "best" or self.evaluate_every) and not self.held_out:
             raise ValueError("nothing is held out to judge by; give `held_out`, a number of sequences")
+        if self.keep == "best":
+            self.best_by.check(self.judgements)
+        elif "best_by" in self.model_fields_set:
+            raise ValueError("best_by: the last student is kept, whatever it is judged by; add `keep: best`")
         if self.labels is not None and self.responses is not None:
             raise ValueError("labels are of the corpus's own text; give either `labels` or `responses`")
         if self.on_policy is not None and (self.labels is not None or not self.objective.needs_teacher):
@@ -126,3 +134,11 @@ class DistillConfig(Settings):
     def asks_teacher(self) -> bool:
         """Whether the teacher itself speaks, rather than its labels."""
         return self.labels is None and self.objective.needs_teacher
+
+    @property
+    def judgements(self) -> list[str]:
+        """Names of what the held-out sequences are judged by; labels that are sampled know no agreement."""
+        parts = ["loss", *terms_of(self.objective.model_copy(update={"cross_entropy": 1.0})), "perplexity"]
+        parts += [SPANS] if self.spans is not None else []
+        parts += [AGREEMENT] if self.objective.needs_teacher else []
+        return [HELD_OUT + part for part in parts]

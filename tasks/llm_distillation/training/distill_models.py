@@ -27,6 +27,7 @@ from tasks.llm_distillation.models.vocabulary import (
 )
 from tasks.llm_distillation.text.packing import Sequences, check_sealed
 from tasks.llm_distillation.text.sequences import packed, sequences
+from tasks.llm_distillation.training.best_by import AGREEMENT
 from tasks.llm_distillation.training.lm_step import check_plain_head
 from tasks.llm_distillation.writing.responses import read_responses
 
@@ -63,7 +64,10 @@ def _check_labels(config: DistillConfig, labels: Facts, student: Facts) -> None:
         corpus_digest=config.corpus.content_digest(),
         **_expected_teacher(config, labels),
     )
-    check_teacher(config.objective, "sampled" if kept.labels.form == "sampled" else "top_k")
+    sampled = kept.labels.form == "sampled"
+    if sampled and config.keep == "best":
+        config.best_by.check([name for name in config.judgements if not name.endswith(AGREEMENT)])
+    check_teacher(config.objective, "sampled" if sampled else "top_k")
 
 
 def _expected_teacher(config: DistillConfig, labels: Facts) -> dict[str, str]:

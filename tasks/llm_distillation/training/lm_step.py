@@ -23,6 +23,7 @@ from tasks.llm_distillation.losses.rows import CROSS_ENTROPY
 from tasks.llm_distillation.losses.spans import OUTSIDE
 from tasks.llm_distillation.losses.teachers import Teacher
 from tasks.llm_distillation.text.packing import Sequences
+from tasks.llm_distillation.training.best_by import AGREEMENT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -123,7 +124,7 @@ class LossHead(nn.Module):
             vocabulary=vocabulary,
         )
         none = torch.zeros_like(total)
-        terms = {name: sums.get(name, none) for name in _terms(objective)}
+        terms = {name: sums.get(name, none) for name in terms_of(objective)}
         if self._spans is not None:
             assert words is not None
             assert isinstance(teacher, DenseTeacher)
@@ -133,11 +134,11 @@ class LossHead(nn.Module):
         if purpose == "judge":
             total = total + (self._weight_of_text - 1) * terms[CROSS_ENTROPY]
             if isinstance(teacher, DenseTeacher | TopKTeacher):
-                terms["agreement"] = agreement(hidden, head[:vocabulary], labels, teacher)
+                terms[AGREEMENT] = agreement(hidden, head[:vocabulary], labels, teacher)
         return Sums(total, terms)
 
 
-def _terms(objective: Mixture) -> list[str]:
+def terms_of(objective: Mixture) -> list[str]:
     """Names of its parts; those that a batch without labels has not count nothing."""
     names = [term.name for term in objective.divergences]
     names += [DAC_KL, KEPT_MASS, KEPT_CLASSES] if objective.dac_kl else []

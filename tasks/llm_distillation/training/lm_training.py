@@ -16,6 +16,7 @@ from tasks.llm_distillation.losses import mean_over_tokens
 from tasks.llm_distillation.losses.teachers import SampledTeacher, Teacher, TopKTeacher
 from tasks.llm_distillation.text.packing import Sequences
 from tasks.llm_distillation.text.words import pairs, words
+from tasks.llm_distillation.training.best_by import HELD_OUT
 from tasks.llm_distillation.training.lm_plan import filled, learning_rate, passes, rows_of_step
 from tasks.llm_distillation.training.lm_step import Batch, Learner, LossHead, Purpose, Sums, batch_of
 from tasks.llm_distillation.training.teacher_signal import Signal
@@ -41,7 +42,7 @@ class State:
     step: int = 0
     """Steps done."""
     best: dict[str, float] = field(default_factory=dict)
-    """The judgement of the lowest loss on the held-out sequences so far; empty before the first."""
+    """The best judgement on the held-out sequences so far; empty before the first."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     """The student's trained weights of that moment, on rank 0, where `keep` is `best`."""
 
@@ -220,9 +221,9 @@ class Training:
             _add(sums, self._model(batch, teacher, 1.0, span_weight, "judge"))
         means = self._means(sums, tokens)
         means["perplexity"] = math.exp(min(means["cross_entropy"], 700.0))
-        found = {f"held_out_{name}": value for name, value in means.items()}
+        found = {HELD_OUT + name: value for name, value in means.items()}
         context.log(found, step=self.state.step)
-        if config.keep == "best" and found[JUDGED] < self.state.best.get(JUDGED, math.inf):
+        if config.keep == "best" and config.best_by.better(found, self.state.best):
             self.state.best, self.state.best_weights = found, _of_student(self._model.weights())
         if self._writing is not None:
             self._writing.judged(found[JUDGED])

@@ -195,6 +195,22 @@ def test_the_best_student_is_kept(given):
     torch.testing.assert_close(best.tensors("model"), there.tensors("model"), rtol=0, atol=0)
 
 
+def test_the_best_student_by_another_metric_is_kept_whatever_is_killed(given):
+    rough = {**given, "objective": BOTH, "lr": 0.03, "steps": 7, "keep": "best", "schedule": "constant"}
+    rough |= {"corpus": {"path": given["corpus"], "rows": 12}, "evaluate_every": 1, "held_out": 3}
+    every = curve(run_task(DistillLm, rough), "held_out_cross_entropy")
+    for mode, wanted in (("max", max(every)), ("min", min(every))):
+        by = {**rough, "best_by": {"metric": "held_out_cross_entropy", "mode": mode}}
+        progress = {}
+        with pytest.raises(KilledError):
+            run_task(DistillLm, by, progress=progress, kill_after=6)
+        best = run_task(DistillLm, by, progress=progress)
+        steps = every.index(wanted) + 1
+        there = run_task(DistillLm, {**rough, "steps": steps, "keep": "last"})
+        assert best.metrics["held_out_cross_entropy"] == wanted
+        torch.testing.assert_close(best.tensors("model"), there.tensors("model"), rtol=0, atol=0)
+
+
 def test_a_loss_that_is_not_finite_ends_it(given):
     with pytest.raises(ValueError, match="not finite; lower lr"):
         run_task(DistillLm, {**given, "lr": 1e30, "clip": 0.0, "warmup_steps": 0})
@@ -367,6 +383,9 @@ def test_short_forms_of_the_objective(given):
         ({"micro_batch": 4}, "micro_batch 4 does not divide batch 6"),
         ({"epochs": 1.0}, "either `epochs` or `steps`"),
         ({"held_out": 0}, "nothing is held out"),
+        ({"best_by": "held_out_loss"}, "the last student is kept"),
+        ({"keep": "best", "best_by": "held_out_agrement"}, "did you mean 'held_out_agreement'"),
+        ({"keep": "best", "best_by": "held_out_jsd"}, "are not judged by 'held_out_jsd'"),
         ({"teacher": None}, "its divergences need a teacher"),
         ({"spans": {}, "objective": CE}, "need a teacher that reads along"),
         ({"on_policy": {}, "objective": CE}, "give the objective a divergence"),
