@@ -22,12 +22,14 @@ to the system after every operation, and is zeroed anew for the next."""
 def offer(disk_bytes: int | None = None) -> Offer:
     """What this machine has to give: cores we may run on, GPUs, four fifths of the memory that is free."""
     memory = psutil.virtual_memory().available * 0.8
+    cards = _gpus()
     return Offer(
         where="this machine",
         cpus=float(len(os.sched_getaffinity(0))),
-        gpus=float(_gpus()),
+        gpus=float(len(cards)),
         memory_gb=round(memory / GB, 2),
         disk_gb=None if disk_bytes is None else disk_bytes / GB,
+        gpu_memory_gb=min(cards, default=None),
     )
 
 
@@ -87,10 +89,11 @@ def _use_token() -> None:
     draft.unlink()
 
 
-def _gpus() -> int:
-    """GPUs that torch can use; torch is imported only where a driver is present."""
+def _gpus() -> list[float]:
+    """Memory in GB of each GPU that torch can use; torch is imported only where a driver is present."""
     if not Path("/proc/driver/nvidia").exists() and not Path("/dev/kfd").exists():
-        return 0
+        return []
     import torch
 
-    return torch.cuda.device_count()
+    found = range(torch.cuda.device_count())
+    return [torch.cuda.get_device_properties(number).total_memory / GB for number in found]

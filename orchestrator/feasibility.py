@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.console import size
 from orchestrator.experiment import Resources
-from orchestrator.task import Needs
+from orchestrator.task import Memory, Needs
 
 if TYPE_CHECKING:
     from orchestrator.plan import StagePlan
@@ -22,6 +22,8 @@ class Node:
     cpus: float
     gpus: float
     memory_gb: float
+    gpu_memory_gb: float | None = None
+    """Memory of each GPU; None where it cannot be known."""
 
     def slots(self, needs: Needs) -> int:
         """How many workers, or ranks, of this size fit side by side."""
@@ -31,11 +33,20 @@ class Node:
         return max(0, int(min(limits) + _ROUNDING))
 
     def without(self, needs: Needs, count: int) -> "Node":
-        return Node(
-            self.cpus - count * needs.cpus,
-            self.gpus - count * needs.gpus,
-            self.memory_gb - count * needs.memory_gb,
+        return replace(
+            self,
+            cpus=self.cpus - count * needs.cpus,
+            gpus=self.gpus - count * needs.gpus,
+            memory_gb=self.memory_gb - count * needs.memory_gb,
         )
+
+    def holds(self, memory: Memory, needs: Needs) -> int:
+        """How many workers find this much memory here, main memory and on the GPUs. A share of a GPU has that share
+        of its memory, and no worker computes on two."""
+        on_card = None if self.gpu_memory_gb is None else self.gpu_memory_gb * min(1.0, needs.gpus)
+        if needs.gpus > 0 and on_card is not None and memory.gpu_gb > on_card + _ROUNDING:
+            return 0
+        return int(self.memory_gb / memory.main_gb + _ROUNDING)
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,8 @@ class Offer:
     """Free space for the store in GB; None where it cannot be known."""
     nodes: tuple[Node, ...] = ()
     """The machines of a cluster, which together have the above; none: it is one machine."""
+    gpu_memory_gb: float | None = None
+    """Memory of each GPU of one machine; None where it cannot be known."""
 
     @classmethod
     def of(cls, where: str, nodes: Sequence[Node], disk_gb: float | None = None) -> "Offer":
@@ -59,7 +72,7 @@ class Offer:
 
     @property
     def machines(self) -> tuple[Node, ...]:
-        return self.nodes or (Node(self.cpus, self.gpus, self.memory_gb),)
+        return self.nodes or (Node(self.cpus, self.gpus, self.memory_gb, self.gpu_memory_gb),)
 
     @property
     def cores(self) -> float:
@@ -103,7 +116,10 @@ def merged(needs: Needs, asked: Resources) -> Needs:
 
 def problems(stages: Sequence["StagePlan"], offer: Offer) -> list[str]:
     """One line for each demand that cannot be met; empty when the plan can run."""
-    found = [line for plan in stages for line in _too_much(plan, offer) or _too_scattered(plan, offer)]
+    tests = (_too_large, _too_much, _too_scattered)
+    found = [
+        line for plan in stages for line in next(filter(None, (test(plan, offer) for test in tests)), [])
+    ]
     disk_gb = sum(plan.disk_bytes for plan in stages) / GB
     if offer.disk_gb is not None and disk_gb > offer.disk_gb:
         found.append(
@@ -111,6 +127,26 @@ def problems(stages: Sequence["StagePlan"], offer: Offer) -> list[str]:
             "free some (`limbeck artifacts gc`) or give another --store"
         )
     return found
+
+
+def _too_large(plan: "StagePlan", offer: Offer) -> list[str]:
+    """What the settings make takes more memory than the machines have, before any default of the task."""
+    memory, needs = plan.memory, plan.needs
+    if memory is None or sum(node.holds(memory, needs) for node in offer.machines) >= needs.ranks:
+        return []
+    largest = max(node.memory_gb for node in offer.machines)
+    asked, offered = f"{memory.main_gb:.3g} GB", f"{largest:.3g} GB on a machine"
+    cards = [node.gpu_memory_gb for node in offer.machines if node.gpu_memory_gb is not None]
+    if needs.gpus > 0 and cards:
+        share = "a GPU" if needs.gpus >= 1 else f"{needs.gpus:g} of a GPU"
+        asked += f" and {memory.gpu_gb:.3g} GB on {share}"
+        offered += f" and {max(cards):.3g} GB on a GPU"
+    who = "a worker takes" if needs.ranks == 1 else f"each of {needs.ranks} ranks takes"
+    parts = ", ".join(f"{name} {size:.3g}" for name, size in memory.parts.items())
+    return [
+        f"stages.{plan.name}: not enough memory: {who} about {asked} ({parts}), {offer.where} offers {offered}; "
+        f"{memory.advice}, or give resources.memory_gb if you know better"
+    ]
 
 
 def _too_much(plan: "StagePlan", offer: Offer) -> list[str]:

@@ -1,7 +1,7 @@
 """Experiment and store to a Plan: stages in order, their keys, the shards still to do. Pure: it only reads."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.catalogue import AnyTask, find_task, source_digest, targets
@@ -11,7 +11,7 @@ from orchestrator.errors import UserError, nearest
 from orchestrator.experiment import Experiment, Stage
 from orchestrator.feasibility import Offer, merged
 from orchestrator.store import Manifest, Store
-from orchestrator.task import Facts, Needs, Shard
+from orchestrator.task import Facts, Memory, Needs, Shard
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class StagePlan:
     """The code of the task is another than that which made the cached artifact."""
     open: Open | None = None
     """Settings that have to be measured first; until then `shards` is a guess."""
+    memory: Memory | None = None
+    """What a worker holds, where the task can say it and the stage does not."""
 
     @property
     def name(self) -> str:
@@ -158,11 +160,14 @@ def _plan_stage(
     device = "cuda" if needs.gpus > 0 else "cpu"
     try:
         facts = task.describe(stage.config, {field: source[1] for field, source in sources.items()})
+        memory = _memory(stage, task, facts, needs)
         choices = task.choices(stage.config, facts, device)
         work, left = Draft(stage, task, seed, inputs, facts, store, renewed).settled(choices, device)
     except (ValueError, OSError) as error:
         raise UserError(f"stages.{stage.name}: {error}") from error
     stage, keys = work.stage, work.shard_keys
+    if memory is not None:
+        needs = replace(needs, memory_gb=max(needs.memory_gb, round(memory.main_gb, 2)))
     done = set(keys) if work.manifest else set() if renewed else store.committed(keys)
     todo = tuple(index for index, shard in enumerate(keys) if shard not in done)
     if work.pinned and needs.gpus == 0:
@@ -177,7 +182,7 @@ def _plan_stage(
         selected=selected, workers=workers,
         seconds=_estimate(rates.get(name), len(todo), workers) if active else 0.0,
         disk_bytes=sum(work.shards[index].disk_bytes for index in todo) if active else 0,
-        source_changed=_source_changed(work.manifest, targets()[name]), open=left,
+        source_changed=_source_changed(work.manifest, targets()[name]), open=left, memory=memory,
     )  # fmt: skip
 
 
@@ -194,6 +199,10 @@ def _needs(stage: Stage, task: AnyTask) -> Needs:
             f"{where}.gpus: found {needs.gpus:g}, expected a whole number: ranks of a gang cannot share a GPU"
         )
     return needs
+
+
+def _memory(stage: Stage, task: AnyTask, facts: Facts, needs: Needs) -> Memory | None:
+    return None if stage.options.resources.memory_gb is not None else task.memory(stage.config, facts, needs)
 
 
 def _source(

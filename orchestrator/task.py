@@ -4,6 +4,7 @@ A task is a class. Its class methods *plan*: they run in the driver, before anyt
 cheap. An instance *computes*: it lives in one worker, loads once, and makes one shard after another.
 
     describe(config, inputs)        what the artifact will be; refuses what can be known to be wrong
+    memory(config, facts, needs)    what a worker holds, where that can be known
     shards(config, facts)           the independent pieces of work
     Task(config, inputs, facts, context)   loads data, inputs, networks: once a worker
     compute(shard, context)         one shard's output
@@ -76,6 +77,20 @@ class Needs:
     threads: int = 1
     ranks: int = 1
     """Processes that compute one shard together."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one worker, or each rank of a gang, holds at once: an estimate, before anything starts."""
+
+    main_gb: float
+    """In main memory."""
+    gpu_gb: float = 0.0
+    """On its GPU."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """What it is made of, in GB by name; told where it is too much."""
+    advice: str = "run where there is more"
+    """What to do then."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +271,14 @@ class Task(ABC, Generic[ConfigT]):
     @abstractmethod
     def shards(cls, config: ConfigT, facts: Facts) -> Sequence[Shard]:
         """The shards in their order; `facts` is what `describe` returned."""
+
+    @classmethod
+    def memory(cls, config: ConfigT, facts: Facts, needs: Needs) -> Memory | None:
+        """What a worker with these `needs` holds, where it follows from the settings; None: what `needs` say.
+
+        A stage that gives `resources.memory_gb` knows better.
+        """
+        return None
 
     @classmethod
     def choices(cls, config: ConfigT, facts: Facts, device: str) -> Choices | None:

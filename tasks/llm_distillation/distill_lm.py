@@ -14,6 +14,7 @@ from orchestrator.task import (
     Artifact,
     Context,
     Facts,
+    Memory,
     Needs,
     Output,
     Progress,
@@ -26,7 +27,7 @@ from tasks.llm_distillation.distill_config import DistillConfig
 from tasks.llm_distillation.labels.token_reader import Replayed
 from tasks.llm_distillation.models.model_artifact import KIND, model_output
 from tasks.llm_distillation.training.distill_models import Models, learned, planned
-from tasks.llm_distillation.training.lm_memory import check_memory
+from tasks.llm_distillation.training.lm_memory import check_memory, memory_of
 from tasks.llm_distillation.training.lm_plan import total_steps
 from tasks.llm_distillation.training.lm_step import Learner
 from tasks.llm_distillation.training.lm_training import Training
@@ -61,6 +62,10 @@ class DistillLm(Task[DistillConfig]):
     @classmethod
     def shards(cls, config: DistillConfig, facts: Facts) -> Sequence[Shard]:
         return [Shard({"student": 0}, ignores=BY_SPREADING, disk_bytes=4 * facts["parameters"])]
+
+    @classmethod
+    def memory(cls, config: DistillConfig, facts: Facts, needs: Needs) -> Memory:
+        return memory_of(config, facts, needs)
 
     def __init__(
         self, config: DistillConfig, inputs: Mapping[str, Artifact], facts: Facts, context: Context

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from orchestrator.experiment import Resources
 from orchestrator.feasibility import Node, Offer, merged
-from orchestrator.task import Needs
+from orchestrator.task import Memory, Needs
 
 OFFER = Offer(where="a machine", cpus=4, gpus=1, memory_gb=8, disk_gb=10)
 sizes = st.floats(0.1, 16)
@@ -73,3 +73,23 @@ def test_what_is_taken_is_gone(machines, gpus, ranks):
     assert left.fits(needs) == 0
     assert all(node.cpus >= 0 and node.gpus >= 0 and node.memory_gb >= 0 for node in left.nodes)
     assert left.cpus == offer.cpus - fit * ranks
+
+
+@pytest.mark.parametrize(
+    ("memory", "gpus", "holds"),
+    [
+        (Memory(8), 1, 4),
+        (Memory(33), 1, 0),
+        (Memory(8, gpu_gb=24), 1, 4),
+        (Memory(8, gpu_gb=25), 1, 0),
+        (Memory(8, gpu_gb=13), 0.5, 0),
+        (Memory(8, gpu_gb=25), 2, 0),
+        (Memory(8, gpu_gb=25), 0, 4),
+    ],
+)
+def test_a_gpu_holds_what_it_has(memory, gpus, holds):
+    assert Node(8, 2, 32, gpu_memory_gb=24).holds(memory, Needs(gpus=gpus)) == holds
+
+
+def test_a_gpu_of_unknown_size_holds_all():
+    assert Node(8, 2, 32).holds(Memory(8, gpu_gb=1000), Needs(gpus=1)) == 4

@@ -9,6 +9,7 @@ from orchestrator.experiment import load_experiment
 from orchestrator.feasibility import Node, Offer, problems
 from orchestrator.plan import make_plan
 from orchestrator.store import Store
+from orchestrator.task import Memory
 
 OFFER = Offer(where="this machine", cpus=4, gpus=2, memory_gb=8, disk_gb=None)
 
@@ -95,3 +96,29 @@ def test_what_no_node_has_is_a_problem(planned, asked, who):
         f"stages.fit.resources: {who}, the nodes of a cluster have room for {room}; the largest has 4 cpus, 1 gpus, "
         "8 GB; ask less, or run where there is more"
     ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "memory", "problem"),
+    [
+        (
+            "ranks: 2",
+            Memory(5.0, parts={"weights": 3.0, "teacher": 2.0}, advice="use less"),
+            "stages.fit: not enough memory: each of 2 ranks takes about 5 GB (weights 3, teacher 2), this machine "
+            "offers 8 GB on a machine; use less, or give resources.memory_gb if you know better",
+        ),
+        (
+            "gpus: 1",
+            Memory(5.0, gpu_gb=30.0, parts={"weights": 30.0}),
+            "stages.fit: not enough memory: a worker takes about 5 GB and 30 GB on a GPU (weights 30), this machine "
+            "offers 8 GB on a machine and 24 GB on a GPU; run where there is more, or give resources.memory_gb if "
+            "you know better",
+        ),
+    ],
+)
+def test_what_no_machine_can_hold_is_a_problem(planned, asked, memory, problem):
+    offer = replace(OFFER, gpu_memory_gb=24.0)
+    stage = replace(planned(f"{{task: toy_fit, resources: {{{asked}}}}}"), memory=memory)
+    assert problems([stage], offer) == [problem]
+    assert problems([stage], replace(offer, memory_gb=16, gpu_memory_gb=30.0)) == []
+    assert problems([replace(stage, memory=None)], offer) == []

@@ -51,7 +51,8 @@ def planned(config: DistillConfig, inputs: Mapping[str, Facts]) -> Facts:
         _check_responses(config, inputs["responses"])
     elif tokenizer is not None:
         learned(config, len(sequences(config.corpus, tokenizer, config.length)))
-    return {**student, **origins(config.corpus, config.student.model, config.teacher)}
+    spoken = {"teacher_bytes": _teacher_bytes(config, teacher)} if teacher and config.asks_teacher else {}
+    return {**student, **spoken, **origins(config.corpus, config.student.model, config.teacher)}
 
 
 def _check_labels(config: DistillConfig, labels: Facts, student: Facts) -> None:
@@ -125,8 +126,22 @@ def _student_facts(config: DistillConfig, teacher: Facts | None) -> Facts:
         **teacher,
         "layers": count,
         "hidden_size": student.hidden_size or teacher["hidden_size"],
-        "parameters": teacher.get("parameters", 0),
+        "parameters": _fewer(teacher, count, student.hidden_size or teacher["hidden_size"]),
     }
+
+
+def _fewer(teacher: Facts, layers: int, hidden_size: int) -> int:
+    """About how many weights are left of a teacher's, whose files cannot be read yet."""
+    table = teacher["logits"] * teacher["hidden_size"]
+    in_layers = max(0, teacher.get("parameters", 0) - table) * layers / teacher["layers"]
+    wider = hidden_size / teacher["hidden_size"]
+    return round(wider * table + wider**2 * in_layers)
+
+
+def _teacher_bytes(config: DistillConfig, teacher: Facts) -> int:
+    """Of its weights, whole."""
+    narrow = config.teacher is not None and config.teacher.dtype == "bf16"
+    return int(teacher.get("parameters", 0)) * (2 if narrow else 4)
 
 
 def _known_tokenizer(config: DistillConfig) -> "PreTrainedTokenizerBase | None":

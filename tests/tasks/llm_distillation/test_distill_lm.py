@@ -2,12 +2,17 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load, save_file
 
+from orchestrator.experiment import load_experiment
+from orchestrator.feasibility import Offer, problems
+from orchestrator.plan import make_plan
+from orchestrator.store import Store
 from tasks.llm_distillation.distill_lm import DistillLm
 from tasks.llm_distillation.models.model_artifact import load_artifact
 from tasks.llm_distillation.token_labels import LabelTokens
@@ -396,6 +401,28 @@ def test_settings_that_do_not_fit_together_are_refused(given, change, message):
         DistillLm.Config(**{**given, **change})
 
 
+def test_a_plan_says_what_memory_a_student_takes(given, tmp_path):
+    stage = {**{name: given[name] for name in ("teacher", "corpus", "length", "steps")}, "task": "distill_lm"}
+    stage |= {"objective": "forward_kl", "resources": {"ranks": 2}}
+    offer = Offer(where="this machine", cpus=4, gpus=0, memory_gb=64, disk_gb=None)
+
+    def planned(**settings):
+        file = tmp_path / "memory.yaml"
+        file.write_text(json.dumps({"name": "memory", "stages": {"fit": {**stage, **settings}}}))
+        (made,) = make_plan(load_experiment(file), Store.open(str(tmp_path / "store")), offer).stages
+        return made
+
+    small, huge = planned(student={"layers": 2}), {"layers": 1, "fresh": True, "hidden_size": 32768}
+    assert problems([small], offer) == []
+    assert small.needs.memory_gb == DistillLm.needs.memory_gb
+    (line,) = problems([planned(student=huge)], offer)
+    assert re.match(
+        r"stages\.fit: not enough memory: each of 2 ranks takes about \d+ GB \(weights 4\d\.?\d*, ", line
+    )
+    knows = planned(student=huge, resources={"ranks": 2, "memory_gb": 30.0})
+    assert problems([knows], offer) == []
+
+
 def test_too_little_memory_is_refused(given):
     from tasks.llm_distillation.training.lm_memory import check_memory
 
@@ -403,6 +430,7 @@ def test_too_little_memory_is_refused(given):
         device, world_size = "cpu", 1
 
     config = DistillLm.Config(**given)
-    check_memory(config, {"parameters": 1000}, OneRank())
+    facts = DistillLm.describe(config, {})
+    check_memory(config, facts, OneRank())
     with pytest.raises(ValueError, match=r"not enough memory: .* raise zero\.stage"):
-        check_memory(config, {"parameters": 10**13}, OneRank())
+        check_memory(config, {**facts, "parameters": 10**13}, OneRank())
