@@ -7,7 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.cli_artifacts import artifacts
 from orchestrator.errors import LimbeckError
+from orchestrator.options import (
+    AsJson,
+    ExperimentPath,
+    Fresh,
+    JobName,
+    Only,
+    Overrides,
+    Since,
+    StoreUri,
+    TrackingUri,
+)
 from orchestrator.places import DEFAULT_STORE
 
 app = typer.Typer(
@@ -18,35 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-artifacts = typer.Typer(help="What has been made, from what, is it intact.", no_args_is_help=True)
 app.add_typer(artifacts, name="artifacts")
-
-ExperimentPath = Annotated[Path, typer.Argument(metavar="EXP", help="Path of the experiment's YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[a.b=c ...]", help="Settings to change, as experts.epochs=5.")
-]
-StoreUri = Annotated[
-    str,
-    typer.Option(
-        "--store", envvar="LIMBECK_STORE", help="Where what is made is kept: a folder, or s3://BUCKET/PREFIX."
-    ),
-]
-TrackingUri = Annotated[
-    str | None,
-    typer.Option("--tracking", envvar="LIMBECK_TRACKING", help="MLflow URI; default: SQLite in the store."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON value on standard output.")]
-Only = Annotated[str | None, typer.Option("--only", metavar="STAGE", help="Run just this stage.")]
-Since = Annotated[
-    str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and those after it.")
-]
-Fresh = Annotated[
-    str | None, typer.Option("--fresh", metavar="STAGE", help="Make this stage and those after it anew.")
-]
-ArtifactName = Annotated[
-    str, typer.Argument(metavar="ARTIFACT", help="Id or the start of it, a stage, or experiment/stage.")
-]
-JobName = Annotated[str, typer.Argument(metavar="ID", help="Id of the job, or the start of it.")]
 
 
 @app.command()
@@ -239,78 +223,6 @@ def ui(
     from orchestrator.verbs import about
 
     about.ui(store, tracking, port)
-
-
-@artifacts.command("ls")
-def artifacts_ls(
-    store: StoreUri = DEFAULT_STORE,
-    kind: Annotated[str | None, typer.Option(help="Only this kind.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only what this task made.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """List artifacts, newest first."""
-    from orchestrator.verbs import keeping
-
-    keeping.ls(store, kind, task, as_json)
-
-
-@artifacts.command("show")
-def artifacts_show(artifact: ArtifactName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Show one artifact: settings, facts, metrics, files."""
-    from orchestrator.verbs import keeping
-
-    keeping.show(artifact, store, as_json)
-
-
-@artifacts.command("lineage")
-def artifacts_lineage(
-    artifact: ArtifactName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = False
-) -> None:
-    """Show from what it was made, down to data and commit, and what was made of it."""
-    from orchestrator.verbs import keeping
-
-    keeping.lineage(artifact, store, as_json)
-
-
-@artifacts.command("verify")
-def artifacts_verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[ARTIFACT ...]", help="Default: all.")] = None,
-    store: StoreUri = DEFAULT_STORE,
-    repair: Annotated[
-        bool, typer.Option(help="Drop what is broken, so that the next run makes just that again.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Hash everything again and compare; exit code 1 where something is broken."""
-    from orchestrator.verbs import keeping
-
-    keeping.verify(names or [], store, repair, as_json)
-
-
-@artifacts.command("export")
-def artifacts_export(
-    artifact: ArtifactName,
-    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    store: StoreUri = DEFAULT_STORE,
-    as_json: AsJson = False,
-) -> None:
-    """Copy an artifact's files, under readable names, into a folder."""
-    from orchestrator.verbs import keeping
-
-    keeping.export(artifact, folder, store, as_json)
-
-
-@artifacts.command("gc")
-def artifacts_gc(
-    store: StoreUri = DEFAULT_STORE,
-    apply: Annotated[bool, typer.Option("--apply", help="Really remove; without it only a report.")] = False,
-    keep: Annotated[int, typer.Option(help="Newest runs of each experiment to keep.", min=0)] = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Remove what no kept run needs."""
-    from orchestrator.verbs import keeping
-
-    keeping.gc(store, apply, keep, as_json)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from rich.console import Console as RichConsole
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 _PLAIN_EVERY_S = 10.0
 
@@ -60,6 +61,24 @@ class Console:
         """A line on standard output."""
         if not self.as_json:
             self._out.print(Text(text))
+
+    @property
+    def colours(self) -> bool:
+        """Whether standard output is a terminal that shows colours."""
+        return self._out.color_system is not None
+
+    @property
+    def width(self) -> int:
+        """Columns of standard output."""
+        return self._out.width
+
+    def tree(self, tree: Tree) -> None:
+        """A tree on standard output."""
+        self._out.print(tree)
+
+    def picture(self, picture: Text) -> None:
+        """A picture made of signs, on standard output."""
+        self._out.print(picture)
 
     def metrics(self, stage: str, values: Mapping[str, float]) -> None:
         """Remembers the last values of a stage for its progress line."""
@@ -164,3 +183,8 @@ def size(count: int | float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def moment(time_ms: int) -> str:
+    """Milliseconds since 1970 as local time."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(time_ms / 1000))

@@ -56,12 +56,13 @@ def samples(subject: Subject) -> dict[str, list[list[Text]]]:
         for name, ref in stage.manifest.files.items() if stage.manifest else ():
             if name.endswith(".json") and ref.size <= _BYTES:
                 rows = _artifact(subject, stage).document(name.removesuffix(".json"))
-                if _are_samples(rows):
+                if are_samples(rows):
                     told[f"{name.removesuffix('.json')} of {stage.base}"][stage.point] = rows
     return {title: _beside(points) for title, points in told.items()}
 
 
-def _are_samples(rows: Any) -> bool:
+def are_samples(rows: Any) -> bool:
+    """Whether a document is a list of objects with two texts or more."""
     return (
         isinstance(rows, list)
         and bool(rows)

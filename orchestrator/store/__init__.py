@@ -8,6 +8,7 @@
                                   that a gang's ranks wrote of it
     leases/<key>/<n>.{json,beat}   who computes a stage
     runs/<run>/{run,plan}.json, runs/<run>/failures/, pins/<run>
+    tags/<artifact>/<tag>
     index/artifacts               what `artifacts ls` shows, to be had again from the manifests
 
 Readers trust records alone; a record is written, once and atomically, after all that it names. Whatever is

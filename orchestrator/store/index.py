@@ -19,7 +19,7 @@ from orchestrator.store.bytes import Bytes, Entry
 from orchestrator.store.records import Manifest
 
 PATH = "index/artifacts"
-_SCHEMA = "limbeck-index-1"
+_SCHEMA = "limbeck-index-2"
 """Another one whenever `Row` changes."""
 _READERS = 16
 """Manifests read at a time: in an object store each takes a round trip."""
@@ -46,6 +46,8 @@ class Row(NamedTuple):
     """Median of what its shards took; None where that is not known."""
     inputs: list[str]
     """Ids of the artifacts it was made from."""
+    metrics: dict[str, float]
+    """Final ones."""
     seen: str
     """Size, time and version of the manifest that this was read from."""
 
@@ -77,7 +79,7 @@ def _row(manifest: Manifest, entry: Entry) -> Row:
         id=manifest.id, digest=manifest.digest, kind=manifest.kind, task=manifest.task, stage=manifest.stage,
         experiment=manifest.experiment, created=manifest.created, bytes=manifest.bytes,
         shards=len(manifest.shards), shard_seconds=float(statistics.median(seconds)) if seconds else None,
-        inputs=[ref.id for ref in manifest.inputs.values()], seen=_seen(entry),
+        inputs=[ref.id for ref in manifest.inputs.values()], metrics=manifest.metrics, seen=_seen(entry),
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from orchestrator.store.records import (
     plain,
 )
 from orchestrator.store.runs import Runs
+from orchestrator.store.tags import Tags
 from orchestrator.task import Facts, Json, Output, Progress
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ KEY = re.compile(r"[0-9a-f]{32}")
 _CANDIDATES = 8
 
 
-class Store(Runs):
+class Store(Runs, Tags):
     """Shards, artifacts, blobs and working state over the bytes layer. Holds no state of its own, so that
     any number of stores may be open on one place."""
 

@@ -1,89 +1,11 @@
-"""`limbeck artifacts ...` and `limbeck runs`: what has been made and run, and is it intact."""
+"""`limbeck artifacts verify`, `export` and `gc`, and `limbeck runs`: is it intact, what may go, what has been run."""
 
-import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from orchestrator.console import Console, shown, size
+from orchestrator.console import Console, moment, size
 from orchestrator.errors import LimbeckError
 from orchestrator.store import Store, upkeep
-
-
-def ls(store_uri: str, kind: str | None, task: str | None, as_json: bool) -> None:
-    """Artifacts, newest first."""
-    console, store = Console(as_json=as_json), Store.open(store_uri, create=False)
-    found = [row for row in store.rows() if kind in (None, row.kind) and task in (None, row.task)]
-    found.sort(key=lambda row: (row.created, row.id), reverse=True)
-    if as_json:
-        return console.answer(
-            [
-                {
-                    "id": row.id,
-                    "digest": row.digest,
-                    "kind": row.kind,
-                    "task": row.task,
-                    "stage": row.stage,
-                    "experiment": row.experiment,
-                    "created": row.created,
-                    "bytes": row.bytes,
-                    "shards": row.shards,
-                }
-                for row in found
-            ]
-        )
-    rows = [
-        [
-            row.id[:12],
-            f"{row.experiment}/{row.stage}",
-            row.kind,
-            row.shards,
-            size(row.bytes),
-            moment(row.created),
-        ]
-        for row in found
-    ]
-    return console.table("", ["id", "stage", "kind", "shards", "size", "made"], rows)
-
-
-def show(name: str, store_uri: str, as_json: bool) -> None:
-    """Settings, facts, metrics and files of one artifact."""
-    console, store = Console(as_json=as_json), Store.open(store_uri, create=False)
-    manifest = store.artifact(store.resolve(name)).manifest
-    if as_json:
-        return console.answer(manifest.to_json())
-    rows = [
-        ["artifact", manifest.id],
-        ["digest", manifest.digest],
-        ["kind", manifest.kind],
-        ["made by", f"{manifest.task} version {manifest.version}, seed {manifest.seed}"],
-        ["stage", f"{manifest.experiment}/{manifest.stage}"],
-        ["made", moment(manifest.created)],
-        ["size", f"{size(manifest.bytes)} in {len(manifest.shards)} shards"],
-        *_rows("setting", manifest.config),
-        *_rows("input", {field: ref.id for field, ref in manifest.inputs.items()}),
-        *_rows("fact", manifest.facts),
-        *_rows("metric", manifest.metrics),
-        *_rows("file", {name: f"{size(ref.size)} {ref.digest[:12]}" for name, ref in manifest.files.items()}),
-    ]
-    return console.table("", ["", ""], rows)
-
-
-def lineage(name: str, store_uri: str, as_json: bool) -> None:
-    """From an artifact back to the data and the commit, and on to what was made of it."""
-    console, store = Console(as_json=as_json), Store.open(store_uri, create=False)
-    found = upkeep.lineage(store, store.resolve(name))
-    if as_json:
-        return console.answer(found)
-    nodes = {node["id"]: node for node in [found["artifact"], *found["up"], *found["down"]]}
-    for line in _tree(found["artifact"]["id"], nodes, ""):
-        console.print(line)
-    if found["down"]:
-        console.print("made of it:")
-        for node in found["down"]:
-            console.print(f"  {_node(node)}")
-    return None
 
 
 def verify(names: Sequence[str], store_uri: str, repair: bool, as_json: bool) -> None:
@@ -174,32 +96,3 @@ def runs(store_uri: str, pin: str | None, unpin: str | None, as_json: bool) -> N
         for run in found
     ]
     return console.table("", ["run", "state", "", "started", "overrides"], rows)
-
-
-def moment(time_ms: int) -> str:
-    """Milliseconds since 1970 as local time."""
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(time_ms / 1000))
-
-
-def _rows(what: str, values: Mapping[str, Any]) -> list[list[str]]:
-    return [
-        [f"{what} {name}", json.dumps(value) if isinstance(value, dict | list) else shown(value)]
-        for name, value in values.items()
-    ]
-
-
-def _tree(artifact: str, nodes: Mapping[str, Mapping[str, Any]], indent: str) -> list[str]:
-    node = nodes[artifact]
-    lines = [indent + _node(node)]
-    for field, ref in node.get("inputs", {}).items():
-        below = _tree(ref["id"], nodes, indent + "    ")
-        lines += [f"{indent}  {field}:", *below]
-    known = {} if node.get("inputs") else {one["digest"]: one["name"] for one in node.get("data", ())}
-    return lines + [f"{indent}    data {digest} ({name})" for digest, name in known.items()]
-
-
-def _node(node: Mapping[str, Any]) -> str:
-    if node.get("missing"):
-        return f"{node['id'][:12]} (no longer in the store)"
-    made = f"commit {node['commit'][:12]}" if node.get("commit") else "no commit known"
-    return f"{node['id'][:12]} {node['kind']} {node['experiment']}/{node['stage']} ({node['task']}, {made})"

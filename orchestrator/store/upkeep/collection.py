@@ -62,9 +62,9 @@ def collect(store: Store, apply: bool = False, keep: int = 1, grace_s: float = G
 
     Runs that count: of each experiment the newest `keep` that are done and all later ones, those that are
     pinned or running or hold a live lease, and those of the last `grace_s` seconds. What they made and
-    planned stays, with all that it was made from; so does everything younger than `grace_s`, which makes it
-    safe beside a run that commits (below an hour it is for a store at rest). Nothing is dropped unless
-    `apply`. A damaged record ends it before anything is dropped.
+    planned stays, as does what has a tag, with all that it was made from; so does everything younger than
+    `grace_s`, which makes it safe beside a run that commits (below an hour it is for a store at rest). Nothing
+    is dropped unless `apply`. A damaged record ends it before anything is dropped.
     """
     before = time.time() - grace_s
     roots = None
@@ -88,6 +88,7 @@ def _roots(store: Store, keep: int, before: float) -> _Roots:
     claims = _live_claims(store)
     runs = list(_counting(store, keep, before, {claim.run_id for claim in claims.values()}))
     artifacts = {stage.artifact for run in runs for stage in run.stages if stage.artifact}
+    artifacts |= set(store.tags())
     artifacts |= claims.keys() | {made for claim in claims.values() for made in claim.inputs}
     shards = {key for run in runs for keys in (store.plan(run.run_id) or {}).values() for key in keys}
     running = tuple(run.run_id for run in runs if run.state == "running")

@@ -8,10 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import CorruptBlob, StoreError
+from orchestrator.selection import Selection
 from orchestrator.store import Folder, Manifest, Store, collect, export, lineage, verify
 from orchestrator.store.index import PATH
 from orchestrator.store.store import record_path
-from orchestrator.verbs import keeping
+from orchestrator.verbs import browsing
 
 
 class Counting(Folder):
@@ -65,7 +66,8 @@ def same(store) -> bool:
 
 def told(row) -> tuple:
     return (
-        row.digest, row.kind, row.task, row.stage, row.experiment, row.created, row.bytes, row.shards, row.inputs
+        row.digest, row.kind, row.task, row.stage, row.experiment, row.created, row.bytes, row.shards, row.inputs,
+        row.metrics,
     )  # fmt: skip
 
 
@@ -73,7 +75,7 @@ def told_by(made: Manifest) -> tuple:
     inputs = [ref.id for ref in made.inputs.values()]
     return (
         made.digest, made.kind, made.task, made.stage, made.experiment, made.created, made.bytes,
-        len(made.shards), inputs,
+        len(made.shards), inputs, made.metrics,
     )  # fmt: skip
 
 
@@ -110,7 +112,7 @@ def test_an_artifact_that_was_made_anew_is_read_again(space, fill):
 
 
 @pytest.mark.parametrize(
-    "broken", [b"", b"{}", b"limbeck-index-0 00\nxx", b"limbeck-index-1 00\nxx", b"\xff" * 100]
+    "broken", [b"", b"{}", b"limbeck-index-1 00\nxx", b"limbeck-index-2 00\nxx", b"\xff" * 100]
 )
 def test_a_broken_index_is_made_anew(space, fill, broken):
     ids = sorted(fill.artifact(number) for number in range(3))
@@ -206,12 +208,13 @@ def test_upkeep_leaves_the_index_alone(space, fill, tmp_path):
 def test_ls_answers_from_the_index(space, fill, capsys):
     old, new = fill.artifact("a", shards=("x", "y"), created=1), fill.artifact("b", created=2)
     for _ in range(2):
-        keeping.ls(str(space.root), None, None, True)
+        browsing.ls(str(space.root), Selection(), True)
         answer = json.loads(capsys.readouterr().out)
         assert [row["id"] for row in answer] == [new, old]
         assert answer[1] == {
             "id": old, "digest": fill.store.manifest(old).digest, "kind": "toys", "task": "toy", "stage": "a",
             "experiment": "exp", "created": 1, "bytes": fill.store.manifest(old).bytes, "shards": 2,
+            "metrics": {}, "tags": [],
         }  # fmt: skip
-    keeping.ls(str(space.root), "other", None, True)
+    browsing.ls(str(space.root), Selection(kind="other"), True)
     assert json.loads(capsys.readouterr().out) == []

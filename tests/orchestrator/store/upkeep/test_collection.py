@@ -186,3 +186,15 @@ def test_a_damaged_record_ends_it_before_anything_goes(store, fill, chain, kind)
 
 def is_live(path, chain, fill) -> bool:
     return chain[0] in path or fill.key("shard", "e0") in path or path.endswith("run.json")
+
+
+def test_a_tag_keeps_an_artifact_and_all_that_it_was_made_from(store, fill, chain):
+    fill.artifact("other")
+    store.tag(chain[1], ["paper"])
+    fill.age()
+    collect(store, apply=True, keep=0)
+    assert set(store.artifact_ids()) == set(chain[:2])
+    assert verify(store).ok
+    store.untag(chain[1], ["paper"])
+    assert store.tags() == {}
+    assert collect(store, keep=0).artifacts.count == 2
