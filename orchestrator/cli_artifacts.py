@@ -1,5 +1,6 @@
 """The verbs of `limbeck artifacts`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,14 @@ from orchestrator.options import ArtifactName, AsJson, StoreUri
 from orchestrator.places import DEFAULT_STORE
 
 artifacts = typer.Typer(help="What has been made, from what, is it intact.", no_args_is_help=True)
+
+
+class Layout(StrEnum):
+    """How an export is laid out."""
+
+    FILES = "files"
+    HUB = "hub"
+
 
 Where = Annotated[
     list[str] | None,
@@ -106,12 +115,15 @@ def export(
     artifact: ArtifactName,
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     store: StoreUri = DEFAULT_STORE,
+    layout: Annotated[
+        Layout, typer.Option("--as", help="files: as they are; hub: a dataset or model for Hugging Face.")
+    ] = Layout.FILES,
     as_json: AsJson = False,
 ) -> None:
-    """Copy an artifact's files, under readable names, into a folder."""
+    """Copy an artifact, with a README that has its lineage, into a folder."""
     from orchestrator.verbs import keeping
 
-    keeping.export(artifact, folder, store, as_json)
+    keeping.export(artifact, folder, store, layout is Layout.HUB, as_json)
 
 
 @artifacts.command("gc")

@@ -21,7 +21,7 @@ may differ by rounding alone.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
@@ -312,6 +312,15 @@ class Task(ABC, Generic[ConfigT]):
         context: Context,
     ) -> Output:
         """Runs once, in a worker, after the last shard."""
+
+    @classmethod
+    def rows(cls, artifact: Artifact) -> "Iterator[pa.Table] | None":
+        """The artifact as a dataset that other tools read, for `artifacts export --as hub`: tables of one schema,
+        each to be a Parquet file, made from the artifact alone. What columns hold that Arrow has no type for
+        (encoded images, names of classes) stands in the schema's metadata as Hugging Face has it. None where it
+        is no dataset.
+        """
+        return None
 
 
 def derive_seed(*path: Json) -> int:

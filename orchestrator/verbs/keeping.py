@@ -5,6 +5,7 @@ from pathlib import Path
 
 from orchestrator.console import Console, moment, size
 from orchestrator.errors import LimbeckError
+from orchestrator.hub import export_to_hub
 from orchestrator.store import Store, upkeep
 
 
@@ -32,14 +33,15 @@ def verify(names: Sequence[str], store_uri: str, repair: bool, as_json: bool) ->
         )
 
 
-def export(name: str, folder: Path, store_uri: str, as_json: bool) -> None:
-    """Copies an artifact's files under readable names."""
+def export(name: str, folder: Path, store_uri: str, hub: bool, as_json: bool) -> None:
+    """Copies an artifact's files under readable names, or writes what Hugging Face's libraries load."""
     console, store = Console(as_json=as_json), Store.open(store_uri, create=False)
     artifact = store.resolve(name)
-    upkeep.export(store, artifact, folder)
+    (export_to_hub if hub else upkeep.export)(store, artifact, folder)
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     if as_json:
-        return console.answer({"artifact": artifact, "folder": str(folder), "files": files})
+        layout = "hub" if hub else "files"
+        return console.answer({"artifact": artifact, "folder": str(folder), "layout": layout, "files": files})
     return console.print(f"{len(files)} files in {folder}")
 
 

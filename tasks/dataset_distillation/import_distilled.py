@@ -3,9 +3,10 @@
 MTT's code (Cazenavette et al. 2022) and those built on it save `images_best.pt`, `labels_best.pt` and `lr.pt`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
+import pyarrow as pa
 import torch
 from pydantic import field_validator
 from torch import Tensor
@@ -23,6 +24,7 @@ from orchestrator.task import (
     Task,
 )
 from tasks.data import Dataset, ImageData, Transform, check_strategy
+from tasks.dataset_distillation.distilled_rows import distilled_rows
 from tasks.dataset_distillation.foreign import DataFile, pick
 from tasks.dataset_distillation.foreign_set import (
     ChannelStatistics,
@@ -138,6 +140,10 @@ class ImportDistilled(Task[ImportDistilledConfig]):
             tensors={"transform": transform.tensors()},
             metrics={"step_size": float(made["learning_rate"])},
         )
+
+    @classmethod
+    def rows(cls, artifact: Artifact) -> Iterator[pa.Table]:
+        return distilled_rows(artifact)
 
 
 def read_set(config: ImportDistilledConfig, data: ImageData) -> ForeignSet:

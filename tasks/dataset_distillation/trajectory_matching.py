@@ -6,9 +6,10 @@ soft labels are learned in the manner of DATM (Guo et al. 2024).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from orchestrator.task import (
 )
 from tasks.data import Dataset, Transform, augment
 from tasks.dataset_distillation.curves import loss_curve
+from tasks.dataset_distillation.distilled_rows import distilled_rows
 from tasks.dataset_distillation.flat import predict
 from tasks.dataset_distillation.matching import (
     MatchingGradient,
@@ -237,3 +239,7 @@ class TrajectoryMatching(Task[MatchingConfig]):
         return Output(
             tensors={"transform": inputs["experts"].tensors("transform")}, metrics=dict(shards[0].metrics)
         )
+
+    @classmethod
+    def rows(cls, artifact: Artifact) -> Iterator[pa.Table]:
+        return distilled_rows(artifact)

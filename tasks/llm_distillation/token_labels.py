@@ -4,7 +4,7 @@ Sources: sequence-wise caches of top-k logits as DistillKit and others keep them
 Sparse Logit Sampling (ACL 2025). How they are packed is our own: see `token_codec`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import numpy as np
@@ -27,6 +27,7 @@ from orchestrator.task import (
     ShardFiles,
     Task,
 )
+from tasks.llm_distillation.labels.kept_labels import KeptTokenLabels
 from tasks.llm_distillation.labels.label_forms import TokenLabels, take, uniforms
 from tasks.llm_distillation.labels.label_rows import (
     KIND,
@@ -37,6 +38,7 @@ from tasks.llm_distillation.labels.label_rows import (
 )
 from tasks.llm_distillation.labels.labelled import Labelled
 from tasks.llm_distillation.labels.teacher_clock import TeacherClock
+from tasks.llm_distillation.labels.told_rows import told_rows
 from tasks.llm_distillation.models import model_artifact
 from tasks.llm_distillation.models.language_model import LanguageModel
 from tasks.llm_distillation.models.model_artifact import load_artifact
@@ -215,6 +217,10 @@ class LabelTokens(Task[TokenLabelConfig]):
         return Output(
             tables=tables, facts={"teacher_digest": teacher_digest(config, inputs)}, metrics=metrics
         )
+
+    @classmethod
+    def rows(cls, artifact: Artifact) -> Iterator[pa.Table]:
+        return told_rows(KeptTokenLabels.of(artifact))
 
 
 def summary(shards: Sequence[ShardFiles]) -> dict[str, float]:

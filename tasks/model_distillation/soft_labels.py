@@ -33,7 +33,8 @@ from orchestrator.task import (
 from tasks.data import Dataset, Split
 from tasks.model_distillation import teachers, views
 from tasks.model_distillation.label_codec import Labels, check_labels, row_bytes
-from tasks.model_distillation.label_files import KIND, to_table
+from tasks.model_distillation.label_files import KIND, KeptLabels, to_table
+from tasks.model_distillation.label_rows import label_rows
 from tasks.model_distillation.labelled import TEMPERATURES, Labelled, Numbers, class_means, label
 from tasks.model_distillation.prefetch import ahead
 from tasks.model_distillation.teachers import Seeing, Teacher
@@ -180,6 +181,10 @@ class SoftLabels(Task[SoftLabelConfig]):
             },
             metrics=metrics,
         )
+
+    @classmethod
+    def rows(cls, artifact: Artifact) -> Iterator[pa.Table]:
+        return label_rows(KeptLabels.of(artifact))
 
 
 def teacher_digest(config: SoftLabelConfig, inputs: Mapping[str, Artifact]) -> str:

@@ -32,7 +32,7 @@ SURFACE = {
     "artifacts diff": "artifact other --store --json",
     "artifacts tag": "artifact tags --store --remove --json",
     "artifacts verify": "names --store --repair --json",
-    "artifacts export": "artifact folder --store --json",
+    "artifacts export": "artifact folder --store --as --json",
     "artifacts gc": "--store --apply --keep --json",
 }
 

@@ -5,7 +5,7 @@ import re
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator.errors import StoreError, UserError
@@ -32,13 +32,28 @@ def export(store: Store, artifact: str, folder: Path) -> Path:
         if _is_copy(folder, made.manifest):
             _fill(made, folder, text)
         else:
-            _check_free(folder)
-            _place(made, folder, text)
+            place(folder, lambda half: _fill(made, half, text))
     except OSError as error:
-        raise StoreError(
-            f"cannot export to {folder}: {error.strerror}; name another folder, or make room"
-        ) from error
+        raise unwritable(folder, error) from error
     return folder
+
+
+def place(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Makes `folder` appear whole or not at all: `fill` fills another one beside it. Raises UserError where there
+    is something."""
+    _check_free(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    half = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
+    try:
+        fill(half)
+        half.replace(folder)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def unwritable(folder: Path, error: OSError) -> StoreError:
+    """What to tell of a disk that refuses a copy."""
+    return StoreError(f"cannot export to {folder}: {error.strerror}; name another folder, or make room")
 
 
 def _is_copy(folder: Path, manifest: Manifest) -> bool:
@@ -56,16 +71,6 @@ def _check_free(folder: Path) -> None:
         raise UserError(
             f"{folder} is not empty and no earlier copy of this; name another folder to export to"
         )
-
-
-def _place(made: StoredArtifact, folder: Path, text: str) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    half = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
-    try:
-        _fill(made, half, text)
-        half.replace(folder)
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
 
 
 def _fill(made: StoredArtifact, folder: Path, text: str) -> None:

@@ -1,13 +1,14 @@
 import io
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
 
 from orchestrator.stagekeys import shard_key, stage_key
-from tasks.data import Transform
+from tasks.data import Dataset, Transform
 from tasks.dataset_distillation.import_distilled import ImportDistilled
 from tests.tasks.dataset_distillation.sets import DIGITS, MLP, evaluated, imported, parsed, real_rows
 from tests.tasks.harness import equal, run_task
@@ -186,3 +187,24 @@ def test_a_missing_file_and_a_network_that_does_not_fit_are_said(tmp_path):
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         parsed(ImportDistilled, **{"images": "set.npz", "dataset": "digits"} | settings)
+
+
+def test_rows_are_the_images_that_a_dataset_of_parquet_files_reads(tmp_path):
+    (table,) = ImportDistilled.rows(imported(tmp_path, 2))
+    for split in ("train", "test"):
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    files = {split: str(tmp_path / f"{split}.parquet") for split in ("train", "test")}
+    read = Dataset(name="parquet", **files).load()
+    np.testing.assert_array_equal(read.train.images, PIXELS)
+    np.testing.assert_array_equal(read.train.labels, LABELS)
+    assert read.classes == DIGITS.classes
+
+
+def test_rows_of_soft_labels_hold_the_probabilities(tmp_path):
+    soft = np.full((len(ROWS), 10), 0.05, np.float32)
+    soft[np.arange(len(ROWS)), LABELS] = 0.55
+    path = tmp_path / "soft.npz"
+    np.savez(path, images=PIXELS, labels=soft, learning_rate=np.float32(0.02))
+    (table,) = ImportDistilled.rows(run(images=str(path)))
+    np.testing.assert_allclose(np.array(table["probabilities"].to_pylist()), soft, atol=1e-6)
+    assert table["label"].to_pylist() == LABELS.tolist()

@@ -212,3 +212,17 @@ def test_a_real_teacher(tmp_path):
     assert made.facts["vocabulary"] == 512
     assert made.metrics["kl_kept"] < 1e-4
     assert made.metrics["bytes_per_token"] < 92, "what DistillKit's recommended settings take at k=32"
+
+
+def test_rows_are_what_a_reader_unpacks(kept):
+    labels = KeptTokenLabels.of(kept)
+    rows = [row for table in LabelTokens.rows(kept) for row in table.to_pylist()]
+    assert [row["sequence"] for row in rows] == [number for own in labels.numbers for number in own]
+    for number in (0, 13):
+        row = next(row for row in rows if row["sequence"] == number)
+        (told,) = labels.read(np.array([number]))
+        assert row["tokens"] == told.row.tokens.tolist()
+        assert row["learned"] == told.row.learned.tolist()
+        assert row["ids"] == told.spoken.ids.tolist()
+        np.testing.assert_array_equal(np.array(row["log_probs"]), told.spoken.log_probs.double().numpy())
+        np.testing.assert_array_equal(np.array(row["tail"]), told.spoken.tail.double().numpy())

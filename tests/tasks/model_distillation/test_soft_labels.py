@@ -1,6 +1,9 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,6 +13,7 @@ from tasks.data import Dataset
 from tasks.model_distillation import views
 from tasks.model_distillation.label_codec import kl_divergence
 from tasks.model_distillation.label_files import KeptLabels
+from tasks.model_distillation.label_rows import label_rows
 from tasks.model_distillation.soft_labels import SoftLabels
 from tasks.model_distillation.teachers import Teacher
 from tests.tasks.harness import KilledError, equal, run_task
@@ -226,3 +230,15 @@ def test_a_teacher_of_other_classes_is_refused_before_work_starts(label_config, 
     config = {**label_config, "teacher": None, "trained_teacher": "trained", "member": 2}
     with pytest.raises(ValueError, match="member 2: trained_teacher has the members 0 to 1"):
         SoftLabels.describe(SoftLabels.Config.model_validate(config), {"trained_teacher": trained.facts})
+
+
+def test_rows_are_the_logits_of_every_view_but_those_put_aside(soft_labels):
+    kept = KeptLabels.of(soft_labels)
+    aside = replace(kept, set_aside=frozenset({(5, 1)}))
+    rows = pa.concat_tables(label_rows(aside))
+    assert rows.num_rows == kept.samples * kept.epochs - 1
+    assert (5, 1) not in zip(rows["sample"].to_pylist(), rows["epoch"].to_pylist(), strict=True)
+    chosen = rows.filter(pc.and_(pc.equal(rows["epoch"], 1), pc.is_in(rows["sample"], pa.array([0, 700]))))
+    logits, features = kept.read(1, np.array([0, 700]))
+    np.testing.assert_array_equal(np.array(chosen["logits"].to_pylist(), np.float32), logits.numpy())
+    np.testing.assert_array_equal(np.array(chosen["features"].to_pylist(), np.float32), features.numpy())
