@@ -5,6 +5,7 @@ are simply sent again: runs are found by their tags before they are made, a poin
 primary key is run, name, step, time and value), parameters are written once, files are overwritten.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from orchestrator.spool import Event
 
 ReadBlob = Callable[[str], bytes]
 
+REPORT = "report.html"
 _THUMBNAIL = 256
 """Pixels of the longer side, as MLflow makes its own."""
 _STATUS = {"done": "FINISHED", "cached": "FINISHED", "interrupted": "KILLED", "stopped": "KILLED"}
@@ -117,6 +119,13 @@ class Projection:
         """A folder that is gone by now has nothing to show."""
         if Path(event["folder"]).is_dir():
             self.backend.files(self._run("", event["t"]), Path(event["folder"]), event["below"])
+
+    def _on_report(self, event: Event) -> None:
+        """The page; one that was written anew since is not what this event tells of, and a later one tells of it."""
+        path = Path(event["path"])
+        page = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(page).hexdigest() == event["digest"]:
+            self.backend.text(self._run("", event["t"]), page.decode(), REPORT)
 
     def _on_stage_started(self, event: Event) -> None:
         run = self._run(event["stage"], event["t"])

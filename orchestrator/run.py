@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -112,7 +112,11 @@ class Run:
         self._spool.run_started(
             run_id=self.record.run_id, experiment=experiment.name,
             params=_flat({"seed": experiment.seed, "stages": experiment.document["stages"]}),
-            tags={"commit": commit() or "", "overrides": " ".join(experiment.overrides)},
+            tags={
+                "commit": commit() or "",
+                "overrides": " ".join(experiment.overrides),
+                "dataset": _names(one for stage in self._plan.stages for one in data_of(stage.facts)),
+            },
             search=self._search,
         )  # fmt: skip
 
@@ -274,7 +278,10 @@ class Run:
         self._spool.stage_started(
             stage=plan.name, task=plan.stage.options.task, shards=len(plan.shards),
             params=_flat(plan.stage.config.model_dump(mode="json")),
-            tags={"cached": str(plan.cached).lower(), "inputs": " ".join(plan.inputs.values())},
+            tags={
+                "cached": str(plan.cached).lower(), "inputs": " ".join(plan.inputs.values()),
+                "commit": commit() or "", "dataset": _names(data_of(plan.facts)),
+            },
             datasets=_datasets(plan),
         )  # fmt: skip
 
@@ -343,6 +350,11 @@ def _datasets(plan: StagePlan) -> list[dict[str, str]]:
         for one in data_of(plan.facts)
         if one["source"]
     ]
+
+
+def _names(data: Iterable[Mapping[str, Any]]) -> str:
+    """Of datasets, for a person to search by."""
+    return " ".join(dict.fromkeys(str(one["name"]) for one in data))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

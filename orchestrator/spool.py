@@ -24,6 +24,8 @@ Series = tuple[str, str, str, str]
 """Kind of event, stage, shard, name."""
 
 EVENTS = "events.jsonl"
+_LAST = (b'"kind":"run_ended"', b'"kind":"report"')
+"""Kinds of event that end a log: a report follows the run's end."""
 _ADVICE = "free space there, or check that disk; then run the same command again"
 
 
@@ -132,6 +134,10 @@ class Spool:
         """`state`: done, failed or interrupted."""
         self._append("run_ended", state=state)
 
+    def report(self, path: Path, digest: str) -> None:
+        """The page of the whole run as it ended: where it lies, and the sha256 of its bytes."""
+        self._append("report", path=str(path), digest=digest)
+
     def abandoned(self) -> None:
         """Says for a driver that died that its run was interrupted, at the time of its last event."""
         with self._lock:
@@ -230,7 +236,8 @@ class Spool:
     def _remember(self, event: Event) -> None:
         kind = event["kind"]
         self._last = max(self._last, event["t"])
-        self._state = event["state"] if kind == "run_ended" else None
+        if kind != "report":
+            self._state = event["state"] if kind == "run_ended" else None
         if kind in ("run_started", "stage_started"):
             self._last_start = max(self._last_start, event["t"])
         if kind in ("metrics", "preview"):
@@ -261,14 +268,15 @@ def unfinished(path: Path, target: str) -> bool:
     cursors = _cursors(path)
     if size == 0 or (cursors and target_key(target) not in cursors):
         return False
-    return cursors.get(target_key(target), 0) < size or b'"kind":"run_ended"' not in _tail(path)
+    tail = _tail(path)
+    return cursors.get(target_key(target), 0) < size or not any(kind in tail for kind in _LAST)
 
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _tail(path: Path, length: int = 512) -> bytes:
+def _tail(path: Path, length: int = 8192) -> bytes:
     with path.open("rb") as file:
         file.seek(-min(length, path.stat().st_size), os.SEEK_END)
         return file.read().rstrip(b"\n").rpartition(b"\n")[2]

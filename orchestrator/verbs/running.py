@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from orchestrator.spool import EVENTS, Spool
 from orchestrator.store import RunRecord, Store, open_bytes
 from orchestrator.tracking import Tracker, default_artifacts, default_uri, uri_of
 from orchestrator.verbs.pictures import save_pictures
+from orchestrator.verbs.reporting import report_at_the_end
 
 if TYPE_CHECKING:
     from orchestrator.run import Run
@@ -54,14 +55,16 @@ def run(
         store.save_run(record)
         with _tracker(uri, record, store, console) as spool:
             record = _go(made, record, store, spool, console)
+            page = report_at_the_end(store, record, spool, console)
     store.rows()  # what was made goes into the index now, not when somebody waits for a listing
     pictures = home(store.uri) / "runs" / record.run_id / "pictures"
     count = save_pictures(made, store, pictures)
+    places = {"report": page or "none", "pictures": f"{pictures} ({count})" if count else "none"}
     if as_json:
         console.answer(answer(record, store))
     else:
         _show_result(made, record, store, console)
-        _show_places(record, store, uri, f"{pictures} ({count})" if count else "none", console)
+        _show_places(record, store, uri, places, console)
     if record.state != "done":
         raise RunFailed(_failure(record, store), answered=as_json)
 
@@ -308,12 +311,15 @@ def _show_result(made: Plan, record: RunRecord, store: Store, console: Console) 
     console.table("", ["stage", "state", "cached", "computed", "seconds", "artifact"], rows)
 
 
-def _show_places(record: RunRecord, store: Store, uri: str, pictures: str, console: Console) -> None:
+def _show_places(
+    record: RunRecord, store: Store, uri: str, places: Mapping[str, object], console: Console
+) -> None:
     """Where things lie, and what to try next."""
     console.print("")
     console.print(f"run       {record.run_id}: {record.state}")
     console.print(f"store     {store.uri}")
-    console.print(f"pictures  {pictures}")
+    for name, place in places.items():
+        console.print(f"{name:10}{place}")
     console.print(f"MLflow    {uri}")
     option = f"--store {shlex.quote(store.uri)}"
     made = [stage.artifact for stage in record.stages if stage.state in ("done", "cached")]

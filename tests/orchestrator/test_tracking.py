@@ -1,4 +1,5 @@
 import functools
+import hashlib
 import io
 import os
 import shutil
@@ -171,13 +172,50 @@ def test_pictures_lie_where_mlflows_image_view_looks(store):
         assert max(thumbnail.size) == 256
 
 
-def test_sent_again_from_any_point_it_is_the_same(store):
+def told_of_a_page(store, text):
+    """The log of a run that has ended, with its report beside."""
     spool = spool_of(store)
     tell(spool)
+    page = spool.path.with_name("report.html")
+    page.write_text(text, encoding="utf-8")
+    spool.report(page, hashlib.sha256(page.read_bytes()).hexdigest())
+    return spool, page
+
+
+def logged_pages(store):
+    client = client_of(store)
+    run = runs_of(client)[""].info.run_id
+    names = [name for name, _ in files(client, run)]
+    return [Path(client.download_artifacts(run, name)).read_text("utf-8") for name in names if "html" in name]
+
+
+def test_the_report_is_a_file_of_the_whole_run_and_the_run_has_ended(store):
+    spool, _ = told_of_a_page(store, "<p>\N{GREEK SMALL LETTER MU}</p>")
+    tracker = Tracker(NOWHERE, spool, picture)  # away while the run ended
+    assert tracker.close(0.5) > 0
+    assert (spool.state, Spool(spool.path).state) == ("done", "done")
+    deliver(store, spool)
+    assert logged_pages(store) == ["<p>\N{GREEK SMALL LETTER MU}</p>"]
+    assert {run.info.status for run in runs_of(client_of(store)).values()} == {"FINISHED"}
+    assert leftovers(store / "runs", default_uri(store)) == []
+
+
+def test_a_page_that_was_written_anew_is_not_sent_in_the_name_of_the_old(store):
+    spool, page = told_of_a_page(store, "old")
+    page.write_text("changed by hand")
+    deliver(store, spool)
+    assert logged_pages(store) == []
+    told_of_a_page(store, "new")
+    deliver(store, spool_of(store))
+    assert logged_pages(store) == ["new"]
+
+
+def test_sent_again_from_any_point_it_is_the_same(store):
+    spool, _ = told_of_a_page(store, "<p>page</p>")
     deliver(store, spool)
     before = snapshot(client_of(store))
     ends = [0] + [end for _, end in spool.read()]
-    for place in (0, 3, len(ends) // 2, len(ends) - 2):
+    for place in (0, 3, len(ends) // 2, len(ends) - 3, len(ends) - 2):
         spool.advance(default_uri(store), ends[place])
         deliver(store, spool)
         assert snapshot(client_of(store)) == before
