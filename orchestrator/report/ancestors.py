@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.report.curves import measure
 from orchestrator.report.graph import Box
-from orchestrator.report.subject import StageView, Subject
+from orchestrator.report.subject import StageView, Subject, split_name
 from orchestrator.store.upkeep.ancestry import made_from
 
 _NUMBERS = 6
@@ -41,20 +42,27 @@ def _made(node: Mapping[str, Any], stage: StageView | None) -> Box:
     inputs = [ref["id"] for ref in node["inputs"].values()]
     data = [box.id for box in _data(node)]
     fresh = stage is not None and stage.record.computed_shards > 0
-    name = stage.name if stage else f"{node['experiment']}/{node['stage']}"
-    lines = (name, f"{node['kind']} by {node['task']}", f"{node['id'][:12]}{'' if fresh else ', cached'}")
-    return Box(node["id"], "made" if fresh else "cached", lines, tuple(dict.fromkeys([*inputs, *data])))
+    name, point = split_name(stage.name if stage else f"{node['experiment']}/{node['stage']}")
+    lines = (f"{node['kind']} by {node['task']}", f"{node['id'][:12]}{'' if fresh else ', cached'}")
+    sources = tuple(dict.fromkeys([*inputs, *data]))
+    return Box(node["id"], "made" if fresh else "cached", (name, *_point(point), *lines), sources)
 
 
 def _numbers(stage: StageView) -> Box:
     assert stage.manifest is not None
     metrics = stage.record.metrics
     names = [name for name in metrics if not name.endswith("_se")]
-    told = [f"{name} {metrics[name]:.4g}{_error(metrics.get(f'{name}_se'))}" for name in names[:_NUMBERS]]
+    told = [
+        f"{measure(name)} {metrics[name]:.4g}{_error(metrics.get(f'{name}_se'))}" for name in names[:_NUMBERS]
+    ]
     more = [f"and {len(names) - _NUMBERS} more"] if len(names) > _NUMBERS else []
-    title = f"numbers of {stage.name}"
-    return Box(f"numbers {stage.name}", "numbers", (title, *told, *more), (stage.manifest.id,))
+    lines = (f"numbers of {stage.base}", *_point(stage.point), *told, *more)
+    return Box(f"numbers {stage.name}", "numbers", lines, (stage.manifest.id,))
+
+
+def _point(point: str) -> tuple[str, ...]:
+    return (point,) if point else ()
 
 
 def _error(value: float | None) -> str:
-    return "" if value is None else f" \N{PLUS-MINUS SIGN} {value:.2g}"
+    return "" if value is None else f"\N{NO-BREAK SPACE}\N{PLUS-MINUS SIGN}\N{NO-BREAK SPACE}{value:.2g}"

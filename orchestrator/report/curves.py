@@ -2,17 +2,21 @@
 
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
+from orchestrator.mlflow_names import shorten
 from orchestrator.report.subject import Subject, split_name
 from orchestrator.report.svg import picture, tag
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 460.0, 250.0, 58.0, 14.0, 12.0, 40.0
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 380.0, 236.0, 62.0, 14.0, 12.0, 42.0
 _POINTS = 200
+_LETTERS = 80
+"""Of a line's name."""
 COLOURS = 7
 """Of the palette in style.css; further lines repeat them, dashed."""
 Points = Sequence[tuple[int, float]]
@@ -58,12 +62,26 @@ def charts(subject: Subject) -> list[Chart]:
         base, point = split_name(name)
         label = ", ".join(part for part in (point, shard_label) if part)
         for metric, points in curve.items():
-            lines[base, metric].append(Line(f"{label} (cut short)", points, cut_short=True))
+            lines[base, metric].append(Line(label, points, cut_short=True))
     return [
-        Chart(stage, metric, found, draw(f"{metric} of {stage} over steps", metric, found))
+        _chart(stage, metric, found)
         for (stage, metric), found in lines.items()
         if any(len(line.points) > 1 or line.cut_short for line in found)
     ]
+
+
+def _chart(stage: str, metric: str, lines: Sequence[Line]) -> Chart:
+    told = apart([line.label for line in lines])
+    named = [replace(line, label=label) for line, label in zip(lines, told, strict=True)]
+    return Chart(stage, metric, named, draw(f"{metric} of {stage} over steps", metric, named))
+
+
+def apart(labels: Sequence[str]) -> list[str]:
+    """Labels without the parts that all of them share, cut where they are long: what tells them apart."""
+    parts = [dict.fromkeys(re.split(r",\s*", label)) for label in labels]
+    shared = set(parts[0]).intersection(*parts) if len(labels) > 1 else set[str]()
+    told = [", ".join(part for part in own if part not in shared) for own in parts]
+    return [shorten(short or label, _LETTERS) for short, label in zip(told, labels, strict=True)]
 
 
 def draw(label: str, metric: str, lines: Sequence[Line]) -> Markup:
@@ -73,7 +91,7 @@ def draw(label: str, metric: str, lines: Sequence[Line]) -> Markup:
     log = min(values) > 0 and max(values) > 100 * min(values)
     across = _Axis(min(steps), max(steps), _LEFT, _WIDTH - _RIGHT, False)
     up = _Axis(min(values), max(values), _HEIGHT - _BOTTOM, _TOP, log)
-    parts = [*_frame(across, up, metric + (" (log)" if log else ""))]
+    parts = [*_frame(across, up, f"{measure(metric)}{', log' if log else ''}")]
     faint = " many" if len(lines) > 2 * COLOURS else ""
     for number, line in enumerate(lines):
         points = [
@@ -89,6 +107,17 @@ def draw(label: str, metric: str, lines: Sequence[Line]) -> Markup:
     return picture(_WIDTH, _HEIGHT, label, parts)
 
 
+_UNITS = {"s": "s", "ms": "ms", "bytes": "bytes", "gb": "GB", "mb": "MB", "nats": "nats", "bits": "bits"}
+
+
+def measure(metric: str) -> str:
+    """A metric's name for people, its unit set apart: `step_ms` is `step (ms)`."""
+    *words, last = metric.replace(".", " ").split("_")
+    if words and last in _UNITS:
+        return f"{' '.join(words)} ({_UNITS[last]})"
+    return " ".join([*words, last])
+
+
 def thinned(points: Points) -> Points:
     """At most so many points that a drawing can show, the last among them."""
     every = -(-len(points) // _POINTS)
@@ -99,7 +128,7 @@ def ticks(low: float, high: float, log: bool) -> list[float]:
     """A few round numbers between two values; powers of ten on a logarithmic axis."""
     if log:
         return [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
-    raw = (high - low) / 4
+    raw = (high - low) / 5
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
@@ -129,7 +158,7 @@ def _frame(across: _Axis, up: _Axis, name: str) -> list[Markup]:
         y = up.at(value)
         parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="rule"))
         parts.append(tag("text", f"{value:.4g}", x=_LEFT - 6, y=y + 4, class_="tick end"))
-    for value in across.ticks():
+    for value in (one for one in across.ticks() if abs(one - round(one)) < 1e-9):
         parts.append(
             tag("text", f"{value:.4g}", x=across.at(value), y=_HEIGHT - _BOTTOM + 16, class_="tick middle")
         )

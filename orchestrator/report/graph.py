@@ -1,6 +1,6 @@
 """The lineage as a drawn graph, from the data on the left to the final numbers on the right. Pure."""
 
-import textwrap
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,9 @@ from markupsafe import Markup
 
 from orchestrator.report.svg import picture, tag
 
-_WIDTH, _GAP, _ROW, _PAD, _LETTERS = 196.0, 56.0, 16.0, 9.0, 27
+_WIDTH, _GAP, _ROW, _PAD = 200.0, 36.0, 16.0, 9.0
+_TITLE, _LETTERS = 22, 25
+"""Letters that fit into a row: bold ones, and others."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,14 @@ class Box:
     """Ids of what it was made from."""
 
     @property
+    def title(self) -> list[str]:
+        """The rows of its title."""
+        return _wrapped(self.lines[0], _TITLE)
+
+    @property
     def rows(self) -> list[str]:
-        """Its text, wrapped."""
-        return [part for line in self.lines for part in textwrap.wrap(line, _LETTERS) or [""]]
+        """All rows of its text."""
+        return [*self.title, *(row for line in self.lines[1:] for row in _wrapped(line, _LETTERS))]
 
     @property
     def height(self) -> float:
@@ -86,7 +93,7 @@ def _edge(source: Box, target: Box, places: Mapping[str, tuple[float, float]]) -
 
 def _box(box: Box, x: float, y: float) -> Markup:
     frame = tag("rect", x=x, y=y, width=_WIDTH, height=box.height, rx=14 if box.kind == "data" else 5)
-    title = len(textwrap.wrap(box.lines[0], _LETTERS))
+    title = len(box.title)
     rows = [
         tag(
             "text",
@@ -98,6 +105,18 @@ def _box(box: Box, x: float, y: float) -> Markup:
         for number, row in enumerate(box.rows)
     ]
     return tag("g", frame, *rows, class_=f"box {box.kind}")
+
+
+def _wrapped(text: str, letters: int) -> list[str]:
+    """Rows of at most so many letters, broken behind a space or a sign where there is one."""
+    rows = [""]
+    for part in re.findall(r"[^ _=,/]*[ _=,/]|[^ _=,/]+$", text):
+        for start in range(0, len(part), letters):
+            piece = part[start : start + letters]
+            if rows[-1] and len(rows[-1] + piece.rstrip()) > letters:
+                rows.append("")
+            rows[-1] += piece
+    return [row.rstrip() for row in rows]
 
 
 def _mean(values: Iterable[float]) -> float:

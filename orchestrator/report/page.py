@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from orchestrator.console import duration, shown, size
 from orchestrator.report import ancestors, graph
-from orchestrator.report.curves import COLOURS, charts
+from orchestrator.report.curves import COLOURS, charts, measure
 from orchestrator.report.numbers import number_tables
 from orchestrator.report.pictures import pictures
 from orchestrator.report.subject import StageView, Subject
@@ -44,7 +44,13 @@ def _template() -> Any:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"duration": duration, "size": size, "shown": shown, "moment": _moment}
+    environment.filters |= {
+        "duration": duration,
+        "size": size,
+        "shown": shown,
+        "moment": _moment,
+        "measure": measure,
+    }
     return environment.from_string(_read("page.html"))
 
 

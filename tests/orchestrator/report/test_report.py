@@ -5,12 +5,16 @@ import json
 from html.parser import HTMLParser
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from orchestrator.errors import UserError
-from orchestrator.report.curves import thinned, ticks
+from orchestrator.report.curves import apart, measure, thinned, ticks
+from orchestrator.report.graph import Box
 from orchestrator.report.numbers import number_tables, split_names
 from orchestrator.report.page import render
+from orchestrator.report.pictures import is_drawing
 from orchestrator.report.subject import find_run, read_subject
 from orchestrator.spool import Spool
 from orchestrator.store import RunRecord, Store
@@ -89,7 +93,7 @@ def test_a_failed_shard_is_named_and_its_curve_ends_in_a_cross(made):
     text = render(read_subject(store, "r-1", events), "failed")
     assert "<strong>s n=1</strong>: ValueError" in text
     assert text.count('class="cross"') == 1
-    assert "n=1 (cut short)" in text
+    assert "n=1 (cut short) &times;" in text
     assert "1 of 2" in text
 
 
@@ -116,8 +120,30 @@ def test_metrics_that_share_a_measure_stand_in_one_column():
     assert split_names(["held_out_loss"]) == {"held_out_loss": ("", "held_out_loss")}
 
 
+def test_lines_are_named_by_what_tells_them_apart():
+    assert apart(["set=a, seed=0", "set=b,seed=0"]) == ["set=a", "set=b"]
+    assert apart(["seed=0", "seed=0"]) == ["seed=0", "seed=0"]
+    assert [len(name) for name in apart(["x" * 200, "y"])] == [80, 1]
+    assert (measure("step_ms"), measure("memory_gb"), measure("s")) == ("step (ms)", "memory (GB)", "s")
+
+
+@given(st.text(st.sampled_from("abc_=, \u00b1."), max_size=120))
+def test_texts_of_the_lineage_fit_into_their_boxes(text):
+    rows = Box("x", "made", (text,), ()).rows
+    assert all(len(row) <= 22 for row in rows)
+    assert "".join(rows).replace(" ", "") == text.replace(" ", "")
+
+
+def test_only_pictures_on_white_paper_are_drawings():
+    paper, photograph = Image.new("RGB", (40, 30), "white"), Image.new("RGB", (40, 30), "white")
+    paper.paste((0, 114, 178), (10, 5, 30, 25))
+    photograph.paste((90, 60, 30), (0, 0, 30, 25))
+    assert is_drawing(paper)
+    assert not is_drawing(photograph)
+
+
 def test_ticks_are_round_and_long_curves_thin():
-    assert ticks(0.0, 1.0, False) == pytest.approx([0.0, 0.5, 1.0])
+    assert ticks(0.0, 1.0, False) == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert ticks(0.01, 10.0, True) == pytest.approx([0.01, 0.1, 1.0, 10.0])
     points = [(step, 0.0) for step in range(1001)]
     assert len(thinned(points)) <= 202
