@@ -8,6 +8,7 @@ from orchestrator.errors import UserError, nearest
 
 KINDS = {
     "local": "clusters.local_job",
+    "existing": "clusters.existing",
     "kubernetes": "clusters.kubernetes",
     "skypilot": "clusters.skypilot",
 }

@@ -1,10 +1,17 @@
-"""Before work starts on a cluster: has each node the driver's software, and does it see the driver's store?"""
+"""Before work starts on a cluster: has each node the driver's software, and does it see the driver's store?
+
+    PYTHON -m clusters.nodes
+
+tells the versions of the machine that it runs on, as one line of JSON.
+"""
 
 import functools
 import hashlib
 import importlib.metadata
+import json
 import platform
 import secrets
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,15 +58,17 @@ def check_nodes(nodes: Mapping[str, str], store: Store, targets: Sequence[str]) 
         raise Infeasible("\n".join(found))
 
 
-def complaints(node: str, answer: Mapping[str, Any] | str, here: Versions) -> list[str]:
-    """One line for each thing that is not as it has to be; an answer that is a text is why there is none."""
+def complaints(
+    node: str, answer: Mapping[str, Any] | str, here: Versions, who: str = "the driver"
+) -> list[str]:
+    """One line for each thing that is not as `who` has it; an answer that is a text is why there is none."""
     if isinstance(answer, str):
         return [f"node {node}: {answer}"]
     there, found = answer["versions"], []
     for name, expected in here.items():
         if there.get(name) != expected:
             found.append(
-                f"node {node}: {name} is {there.get(name, 'missing')}, expected {expected} as the driver has it; "
+                f"node {node}: {name} is {there.get(name, 'missing')}, expected {expected} as {who} has it; "
                 "make them the same"
             )
     if answer["store"]:
@@ -144,3 +153,7 @@ def _asked(nodes: Mapping[str, str], probe: Probe) -> dict[str, dict[str, Any] |
                 f"{last_line(str(error)) or type(error).__name__}; has it the driver's Python and limbeck?"
             )
     return answers
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(versions(())) + "\n")

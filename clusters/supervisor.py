@@ -1,9 +1,11 @@
 """Keeps one command: starts it again after a failure, ends it in time, and passes a stop on.
 
-    PYTHON -m clusters.supervisor [--retries N] [--time-limit S] [--in FOLDER] [--ended FILE] -- COMMAND ...
+    PYTHON -m clusters.supervisor [--retries N] [--time-limit S] [--in FOLDER] [--ended FILE]
+        [--stop-is-heard] -- COMMAND ...
 
 The command works in FOLDER. It hears a stop, or the end of its time, as Ctrl-C; what is left of it and its children
-after a grace time is killed. The exit code is the command's, 130 after a stop, 124 after the time limit. FILE gets
+after a grace time is killed. With --stop-is-heard whoever stops us tells the command too: a second Ctrl-C would end it
+at once. The exit code is the command's, 130 after a stop, 124 after the time limit. FILE gets
 how it ended, as JSON.
 """
 
@@ -46,8 +48,10 @@ class Supervisor:
         retries: int = 0,
         time_limit_s: float | None = None,
         folder: Path | None = None,
+        stop_is_heard: bool = False,
     ) -> None:
         self._command, self._retries, self._folder = tuple(command), retries, folder
+        self._stop_is_heard = stop_is_heard
         self._deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
         self._stop = False
 
@@ -72,7 +76,7 @@ class Supervisor:
             time.sleep(_LOOK_S)
         if child.poll() is None:
             _say("stopping" if self._stop else "the time limit is reached")
-            _end(child)
+            _end(child, tell=not (self._stop and self._stop_is_heard))
             return STOPPED if self._stop else OUT_OF_TIME
         return STOPPED if self._stop else child.returncode
 
@@ -81,8 +85,9 @@ class Supervisor:
         return self._deadline is not None and time.monotonic() > self._deadline
 
 
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    child.send_signal(signal.SIGINT)
+def _end(child: "subprocess.Popen[bytes]", tell: bool) -> None:
+    if tell:
+        child.send_signal(signal.SIGINT)
     try:
         child.wait(GRACE_S)
     except subprocess.TimeoutExpired:
@@ -112,9 +117,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--time-limit", type=float)
     parser.add_argument("--in", dest="folder", type=Path)
     parser.add_argument("--ended", type=Path)
+    parser.add_argument("--stop-is-heard", action="store_true")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args(argv)
-    supervisor = Supervisor(given.command, given.retries, given.time_limit, given.folder)
+    supervisor = Supervisor(given.command, given.retries, given.time_limit, given.folder, given.stop_is_heard)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, supervisor.stop)
     code = supervisor.run()

@@ -73,6 +73,16 @@ def test_one_that_does_not_hear_is_killed_with_its_children(tmp_path, monkeypatc
     assert gone([int((tmp_path / "pid").read_text())])
 
 
+def test_a_stop_that_the_command_hears_by_itself_is_not_told_again(tmp_path):
+    """A second Ctrl-C would end a run at once."""
+    up, whole = tmp_path / "up", tmp_path / "whole"
+    code = f"import pathlib, time; pathlib.Path({str(up)!r}).write_text('.'); time.sleep(1.5); "
+    care = Supervisor(python(code + f"pathlib.Path({str(whole)!r}).touch()"), stop_is_heard=True)
+    threading.Thread(target=lambda: (wait_for(up), care.stop()), daemon=True).start()
+    assert care.run() == STOPPED
+    assert whole.exists()
+
+
 def wait_for(path):
     deadline = time.monotonic() + 60
     while not (path.exists() and path.read_text()):

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from engine import SUPPORT, Bench, digests, end, gone, kill_server, runs, working_children
+from engine import SUPPORT, Bench, commits, digests, end, gone, kill_server, runs, working_children
 from mlflow.tracking import MlflowClient
 from mlflow_views import snapshot
 
@@ -30,12 +30,6 @@ SLOWLY = ["walk.pause_s=0.3", "walk.progress_s=0"]
 def undisturbed(tmp_path_factory):
     """The digests of a run that nothing happens to."""
     return digests(Bench(tmp_path_factory.mktemp("undisturbed")).run())
-
-
-def commits(bench: Bench) -> dict[str, tuple[int, int]]:
-    """Records of shards and artifacts, each with what tells it from one written later."""
-    found = [path for kind in ("shards", "artifacts") for path in (bench.store / kind).rglob("*.json")]
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
 
 
 def killed(bench: Bench, process: subprocess.Popen) -> None:

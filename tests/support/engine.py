@@ -84,6 +84,12 @@ def digests(answer: Any) -> dict[str, str]:
     return {name: stage["digest"] for name, stage in answer["stages"].items()}
 
 
+def commits(bench: Bench) -> dict[str, tuple[int, int]]:
+    """Records of shards and artifacts, each with what tells it from one written later."""
+    found = [path for kind in ("shards", "artifacts") for path in (bench.store / kind).rglob("*.json")]
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+
+
 def end(process: subprocess.Popen) -> None:
     """Ends a command and all that it started, by process id, and closes its pipes."""
     if process.poll() is None:
