@@ -15,11 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from orchestrator.errors import LimbeckError
+from orchestrator.provenance import data_of
 from orchestrator.store.bytes import Bytes, Entry
 from orchestrator.store.records import Manifest
 
 PATH = "index/artifacts"
-_SCHEMA = "limbeck-index-2"
+_SCHEMA = "limbeck-index-3"
 """Another one whenever `Row` changes."""
 _READERS = 16
 """Manifests read at a time: in an object store each takes a round trip."""
@@ -44,10 +45,15 @@ class Row(NamedTuple):
     """How many."""
     shard_seconds: float | None
     """Median of what its shards took; None where that is not known."""
-    inputs: list[str]
-    """Ids of the artifacts it was made from."""
+    inputs: dict[str, list[str]]
+    """Field to id and digest of the artifact it was made from."""
     metrics: dict[str, float]
     """Final ones."""
+    data: list[list[str]]
+    """Name and digest of each dataset that its facts name."""
+    source: str | None
+    """Digest of the task's code."""
+    commit: str | None
     seen: str
     """Size, time and version of the manifest that this was read from."""
 
@@ -79,7 +85,9 @@ def _row(manifest: Manifest, entry: Entry) -> Row:
         id=manifest.id, digest=manifest.digest, kind=manifest.kind, task=manifest.task, stage=manifest.stage,
         experiment=manifest.experiment, created=manifest.created, bytes=manifest.bytes,
         shards=len(manifest.shards), shard_seconds=float(statistics.median(seconds)) if seconds else None,
-        inputs=[ref.id for ref in manifest.inputs.values()], metrics=manifest.metrics, seen=_seen(entry),
+        inputs={field: [ref.id, ref.digest] for field, ref in manifest.inputs.items()},
+        metrics=manifest.metrics, data=[[one["name"], one["digest"]] for one in data_of(manifest.facts)],
+        source=manifest.provenance.get("source"), commit=manifest.provenance.get("commit"), seen=_seen(entry),
     )  # fmt: skip
 
 

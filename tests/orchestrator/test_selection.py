@@ -14,7 +14,8 @@ from orchestrator.store import Row
 def row(number: int, stage: str = "scores", **metrics: float) -> Row:
     return Row(
         id=f"{number:032x}", digest="d", kind=f"kind{number % 2}", task="t", stage=stage, experiment="e",
-        created=number, bytes=100 - number, shards=1, shard_seconds=None, inputs=[], metrics=metrics, seen="",
+        created=number, bytes=100 - number, shards=1, shard_seconds=None, inputs={}, metrics=metrics,
+        data=[], source=None, commit=None, seen="",
     )  # fmt: skip
 
 

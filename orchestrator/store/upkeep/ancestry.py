@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from orchestrator.errors import UserError
 from orchestrator.provenance import data_of
+from orchestrator.store.index import Row
 from orchestrator.store.store import Store
 from orchestrator.task import Json
 
@@ -20,14 +21,14 @@ def lineage(store: Store, artifact: str) -> dict[str, Json]:
         raise UserError(f"there is no artifact {artifact} in store {store.uri}; see `limbeck artifacts ls`")
     made: dict[str, list[str]] = defaultdict(list)
     for row in rows.values():
-        for source in row.inputs:
+        for source in dict.fromkeys(found for found, _ in row.inputs.values()):
             made[source].append(row.id)
 
     itself, *up = made_from(store, artifact)
     return {
         "artifact": itself,
         "up": up,
-        "down": [_node(found, store) for found in _reached(artifact, lambda found: sorted(made[found]))],
+        "down": [_row(rows[found]) for found in _reached(artifact, lambda found: sorted(made[found]))],
     }
 
 
@@ -42,10 +43,12 @@ def made_from(store: Store, artifact: str) -> list[dict[str, Json]]:
 
 
 def _reached(start: str, neighbours: Callable[[str], Iterable[str]]) -> list[str]:
-    found = [start]
-    for here in found:
-        found += [other for other in dict.fromkeys(neighbours(here)) if other not in found]
-    return found[1:]
+    found, todo = {start: None}, [start]
+    for here in todo:
+        new = [other for other in dict.fromkeys(neighbours(here)) if other not in found]
+        found |= dict.fromkeys(new)
+        todo += new
+    return todo[1:]
 
 
 def _node(artifact: str, store: Store) -> dict[str, Json]:
@@ -65,4 +68,22 @@ def _node(artifact: str, store: Store) -> dict[str, Json]:
         "commit": manifest.provenance.get("commit"),
         "metrics": manifest.metrics,
         "inputs": {field: {"id": ref.id, "digest": ref.digest} for field, ref in manifest.inputs.items()},
+    }
+
+
+def _row(row: Row) -> dict[str, Json]:
+    """The same node from the index: of what was made there may be thousands."""
+    return {
+        "id": row.id,
+        "kind": row.kind,
+        "task": row.task,
+        "stage": row.stage,
+        "experiment": row.experiment,
+        "created": row.created,
+        "digest": row.digest,
+        "data": [{"name": name, "digest": digest} for name, digest in row.data],
+        "source": row.source,
+        "commit": row.commit,
+        "metrics": row.metrics,
+        "inputs": {field: {"id": source, "digest": digest} for field, (source, digest) in row.inputs.items()},
     }

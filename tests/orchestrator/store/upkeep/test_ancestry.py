@@ -40,3 +40,8 @@ def test_what_is_gone_is_told(store, fill, chain):
     assert lineage(store, chain[2])["up"][-1] == {"id": chain[0], "missing": True}
     with pytest.raises(UserError, match="there is no artifact"):
         lineage(store, chain[0])
+
+
+def test_what_was_made_is_told_as_it_would_tell_itself(store, chain):
+    for up, below in zip(chain, chain[1:], strict=False):
+        assert lineage(store, up)["down"][0] == lineage(store, below)["artifact"]
