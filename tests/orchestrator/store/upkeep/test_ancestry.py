@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -43,5 +44,5 @@ def test_what_is_gone_is_told(store, fill, chain):
 
 
 def test_what_was_made_is_told_as_it_would_tell_itself(store, chain):
-    for up, below in zip(chain, chain[1:], strict=False):
+    for up, below in itertools.pairwise(chain):
         assert lineage(store, up)["down"][0] == lineage(store, below)["artifact"]
