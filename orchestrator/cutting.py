@@ -1,6 +1,6 @@
 """How a stage is cut into shards, where a measurement has a say in it. Only reads."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.catalogue import AnyTask
@@ -47,6 +47,8 @@ class Draft:
     store: Store
     renewed: bool
     """What was made before does not count."""
+    without: Collection[str] = ()
+    """Keys of shards to be left out."""
 
     def settled(self, choices: Choices | None, device: str) -> tuple[Cut, Open | None]:
         """The stage with what was measured before, and what is still open.
@@ -69,8 +71,10 @@ class Draft:
     def _cut(self, found: Measured | None) -> Cut:
         config = self.stage.config.model_copy(update=found.settings) if found else self.stage.config
         name, version = self.stage.options.task, self.task.version
-        shards = tuple(self.task.shards(config, self.facts))
-        keys = tuple(shard_key(name, version, self.seed, config, self.inputs, shard) for shard in shards)
+        every = tuple(self.task.shards(config, self.facts))
+        known = [(shard_key(name, version, self.seed, config, self.inputs, shard), shard) for shard in every]
+        keys = tuple(key for key, _ in known if key not in self.without)
+        shards = tuple(shard for key, shard in known if key not in self.without)
         assert len(set(keys)) == len(keys) > 0, f"{name}: shards without work or with equal identities"
         key = stage_key(name, version, config, self.inputs, keys)
         manifest = None if self.renewed else self.store.manifest(key)

@@ -52,6 +52,8 @@ class StageOptions(Settings):
     """How often a shard is tried again after its worker or node died."""
     deadline_s: float = Field(default=600.0, gt=0)
     """Seconds without any progress after which a worker is given up."""
+    tolerate_failures: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the shards that may fail for good; the stage then ends without them, under a key of its own."""
     progress_s: float = Field(default=10.0, ge=0)
     """Seconds between saves of progress inside a shard."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.catalogue import AnyTask, find_task, source_digest, targets
@@ -110,8 +111,10 @@ def make_plan(
     only: str | None = None,
     since: str | None = None,
     fresh: str | None = None,
+    without: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Plan:
-    """Plans every stage; `only` and `since` select, `fresh` counts a stage and all after it as not done."""
+    """Plans every stage; `only` and `since` select, `fresh` counts a stage and all after it as not done;
+    `without` names, by stage instance, the keys of shards to be left out."""
     for option, name in (("--only", only), ("--from", since), ("--fresh", fresh)):
         if name is not None and name not in experiment.names:
             raise UserError(f"{option} {name}: there is no such stage; {nearest(name, experiment.names)}")
@@ -121,8 +124,9 @@ def make_plan(
     plans: dict[str, StagePlan] = {}
     for stage in experiment.stages:
         plans[stage.name] = _plan_stage(
-            stage, experiment.seed, plans, store, offer, rates, stage.base in selected, stage.base in renewed
-        )
+            stage, experiment.seed, plans, store, offer, rates, stage.base in selected, stage.base in renewed,
+            without.get(stage.name, ()),
+        )  # fmt: skip
     plan = Plan(experiment, offer, tuple(plans.values()))
     _check_selection(plan, plans)
     return plan
@@ -152,17 +156,19 @@ def _plan_stage(
     rates: Mapping[str, float],
     selected: bool,
     renewed: bool,
+    without: Collection[str],
 ) -> StagePlan:
     task, name = find_task(stage.options.task), stage.options.task
     sources = {field: _source(stage, field, named, earlier, store) for field, named in stage.sources.items()}
     inputs = {field: source[0] for field, source in sources.items()}
     needs = _needs(stage, task)
+    _check_tolerance(stage, task)
     device = "cuda" if needs.gpus > 0 else "cpu"
     try:
         facts = task.describe(stage.config, {field: source[1] for field, source in sources.items()})
         memory = _memory(stage, task, facts, needs)
         choices = task.choices(stage.config, facts, device)
-        work, left = Draft(stage, task, seed, inputs, facts, store, renewed).settled(choices, device)
+        work, left = Draft(stage, task, seed, inputs, facts, store, renewed, without).settled(choices, device)
     except (ValueError, OSError) as error:
         raise UserError(f"stages.{stage.name}: {error}") from error
     stage, keys = work.stage, work.shard_keys
@@ -203,6 +209,14 @@ def _needs(stage: Stage, task: AnyTask) -> Needs:
 
 def _memory(stage: Stage, task: AnyTask, facts: Facts, needs: Needs) -> Memory | None:
     return None if stage.options.resources.memory_gb is not None else task.memory(stage.config, facts, needs)
+
+
+def _check_tolerance(stage: Stage, task: AnyTask) -> None:
+    if stage.options.tolerate_failures and not task.tolerant:
+        raise UserError(
+            f"stages.{stage.name}.tolerate_failures: found {stage.options.tolerate_failures:g}, but what "
+            f"{stage.options.task} makes is of no use without all its shards; leave it out"
+        )
 
 
 def _source(

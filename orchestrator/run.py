@@ -9,11 +9,11 @@ from typing import Any
 from orchestrator.console import Console, shown
 from orchestrator.errors import Interrupted
 from orchestrator.executors.gang import GangStage
-from orchestrator.executors.sharded import News, ShardedStage, wait_for
+from orchestrator.executors.sharded import News, Outcome, ShardedStage, wait_for
 from orchestrator.executors.worker import Assignment
 from orchestrator.feasibility import Offer
 from orchestrator.keeper import Keeper
-from orchestrator.plan import Plan, StagePlan
+from orchestrator.plan import Plan, StagePlan, make_plan
 from orchestrator.provenance import commit, data_of, now_ms
 from orchestrator.spool import Spool
 from orchestrator.stagekeys import content_digests
@@ -39,7 +39,9 @@ class _Progress:
     waits: str | None = None
     """For whom."""
     computed: int = 0
-    """Shards, before the lease was lost."""
+    """Shards, before the lease was lost or the stage went on without some."""
+    tolerated: int = 0
+    """Shards that failed and without which the stage went on."""
 
 
 class Run:
@@ -63,6 +65,7 @@ class Run:
         self.record = record
         self._keeper = Keeper(Leases(store.bytes), record.run_id)
         self._stages = {stage.name: _Progress(stage) for stage in plan.stages}
+        self._without: dict[str, frozenset[str]] = {}
         self._stop = False
 
     def request_stop(self) -> None:
@@ -106,9 +109,7 @@ class Run:
     def _announce(self) -> None:
         experiment = self._plan.experiment
         self._save("running")
-        self._store.save_plan(
-            self.record.run_id, {stage.name: stage.shard_keys for stage in self._plan.stages}
-        )
+        self._save_plan()
         self._spool.run_started(
             run_id=self.record.run_id, experiment=experiment.name,
             params=_flat({"seed": experiment.seed, "stages": experiment.document["stages"]}),
@@ -266,13 +267,37 @@ class Run:
         for progress in self._stages.values():
             pool = progress.pool
             if progress.state == "running" and pool and pool.finished:
-                progress.seconds = time.monotonic() - progress.started
+                progress.seconds += time.monotonic() - progress.started
                 progress.state = "done" if pool.outcome.closed else "interrupted" if self._stop else "failed"
                 for label, failure in pool.outcome.failures.items():
                     self._store.save_failure(self.record.run_id, progress.plan.name, label, failure)
                     self._console.failure(progress.plan.name, label, failure["error"])
                 self._keeper.release(progress.plan.key)
-                self._tell_ended(progress)
+                if progress.state == "failed" and tolerable(progress.plan, pool.outcome):
+                    self._go_on_without(progress, pool.outcome)
+                else:
+                    self._tell_ended(progress)
+
+    def _go_on_without(self, progress: _Progress, outcome: Outcome) -> None:
+        """Plans anew without the shards that failed: the artifact is another one, and so is all made from it."""
+        plan, failed = progress.plan, outcome.failures
+        keys = zip(plan.shards, plan.shard_keys, strict=True)
+        self._without[plan.name] = frozenset(key for shard, key in keys if shard.label in failed)
+        progress.state, progress.pool = "pending", None
+        progress.computed, progress.tolerated = progress.computed + outcome.computed, len(failed)
+        made = make_plan(self._plan.experiment, self._store, self._plan.offer, without=self._without)
+        for new in made.stages:
+            other = self._stages[new.name]
+            if other.state == "pending":
+                other.plan = replace(new, selected=other.plan.selected)
+        self._save_plan()
+        self._console.note(
+            plan.name, f"goes on without {len(failed)} of {len(plan.shards)} shards, which failed"
+        )
+
+    def _save_plan(self) -> None:
+        plans = [progress.plan for progress in self._stages.values()]
+        self._store.save_plan(self.record.run_id, {plan.name: plan.shard_keys for plan in plans})
 
     def _tell_started(self, plan: StagePlan) -> None:
         self._spool.stage_started(
@@ -294,7 +319,7 @@ class Run:
             stage=plan.name, state=progress.state, metrics=dict(manifest.metrics) if manifest else {},
             artifact=manifest.id if manifest else None, digest=manifest.digest if manifest else None,
             manifest=manifest.to_json() if manifest else None, tables=self._summary(plan) if manifest else None,
-            failed_shards=len(progress.pool.outcome.failures) if progress.pool else 0,
+            failed_shards=_failed(progress),
         )  # fmt: skip
         self._save("running")
         self._console.stage(plan.name, progress.state, progress.seconds)
@@ -338,9 +363,21 @@ class Run:
             stage=plan.name, task=plan.stage.options.task, artifact=plan.key, state=progress.state,
             cached_shards=len(plan.shards) - len(plan.todo) - before,
             computed_shards=before + (outcome.computed if outcome else 0),
-            failed_shards=len(outcome.failures) if outcome else 0, seconds=round(progress.seconds, 3),
+            failed_shards=_failed(progress), seconds=round(progress.seconds, 3),
             metrics=dict(manifest.metrics) if manifest else {},
         )  # fmt: skip
+
+
+def _failed(progress: _Progress) -> int:
+    """Shards that failed, those among them without which the stage went on."""
+    return progress.tolerated + (len(progress.pool.outcome.failures) if progress.pool else 0)
+
+
+def tolerable(plan: StagePlan, outcome: Outcome) -> bool:
+    """Whether no more shards failed than the stage may do without, and nothing but shards."""
+    failed = outcome.failures.values()
+    most = plan.stage.options.tolerate_failures * len(plan.shards)
+    return all(failure["identity"] for failure in failed) and len(failed) <= most + 1e-9
 
 
 def _datasets(plan: StagePlan) -> list[dict[str, str]]:

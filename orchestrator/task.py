@@ -259,6 +259,10 @@ class Task(ABC, Generic[ConfigT]):
     gang: ClassVar[bool] = False
     """Whether several ranks may compute one shard: each calls `compute`, and rank 0's Output is committed."""
 
+    tolerant: ClassVar[bool] = False
+    """Whether its closing step, and all that take the artifact, can do without shards that failed; without it
+    `tolerate_failures` is refused."""
+
     @classmethod
     @abstractmethod
     def describe(cls, config: ConfigT, inputs: Mapping[str, Facts]) -> Facts:

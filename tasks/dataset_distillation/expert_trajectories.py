@@ -145,6 +145,7 @@ class ExpertTrajectories(Task[ExpertConfig]):
 
     version: ClassVar[int] = 2
     makes: ClassVar[str] = KIND
+    tolerant: ClassVar[bool] = True
     Config: ClassVar[type[Settings]] = ExpertConfig
     needs: ClassVar[Needs] = Needs(memory_gb=2.0)
 

@@ -55,6 +55,7 @@ class Walk(Task[WalkConfig]):
 
     version = 1
     makes = "walks"
+    tolerant = True
     Config = WalkConfig
     needs = Needs(cpus=1, memory_gb=0.2)
 
