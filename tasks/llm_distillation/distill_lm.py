@@ -32,7 +32,7 @@ from tasks.llm_distillation.training.lm_plan import total_steps
 from tasks.llm_distillation.training.lm_step import Learner
 from tasks.llm_distillation.training.lm_training import Training
 from tasks.llm_distillation.training.lora import merged, with_adapters
-from tasks.llm_distillation.training.teacher_signal import Signal, Speaking, silence
+from tasks.llm_distillation.training.teacher_signal import Signal, silence
 from tasks.llm_distillation.training.written_texts import Writing
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class DistillLm(Task[DistillConfig]):
     another ZeRO stage too.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     makes: ClassVar[str] = KIND
     Config: ClassVar[type[Settings]] = DistillConfig
     needs: ClassVar[Needs] = Needs(memory_gb=4.0)
@@ -79,7 +79,7 @@ class DistillLm(Task[DistillConfig]):
 
     def _signal(self) -> Signal:
         if self.teacher is not None:
-            return Speaking(self.teacher)
+            return self.models.signal(self.teacher, self.sequences)
         labelled = self.config.labels is not None and self.config.objective.needs_teacher
         return Replayed(self.models.labels()) if labelled else silence
 

@@ -13,11 +13,17 @@ from tasks.llm_distillation.losses.divergences import DIVERGENCES, divergence
 from tasks.llm_distillation.losses.mixture import Divergence, Mixture
 from tasks.llm_distillation.losses.reduction import mean_over_tokens
 from tasks.llm_distillation.losses.spans import SpanCorrelation, span_loss, word_spans
-from tasks.llm_distillation.losses.teachers import DenseTeacher, SampledTeacher, TopKTeacher
+from tasks.llm_distillation.losses.teachers import (
+    AlignedTeacher,
+    DenseTeacher,
+    SampledTeacher,
+    TopKTeacher,
+)
 
 __all__ = [
     "DIVERGENCES",
     "IGNORED",
+    "AlignedTeacher",
     "DacKl",
     "DenseTeacher",
     "Divergence",

@@ -80,7 +80,7 @@ def mixture_loss(
     weights = {term.name: kd_weight * term.weight for term in mixture.divergences}
     weights[CROSS_ENTROPY] = mixture.cross_entropy
     of_teacher = vocabulary
-    if teacher is not None and teacher.vocabulary and _only_uld(mixture):
+    if teacher is not None and teacher.vocabulary and mixture.takes_other_tokens:
         of_teacher = teacher.vocabulary
 
     def block_sums(logits: Tensor, known: Rows | None, targets: Tensor) -> Sums:
@@ -116,7 +116,7 @@ def common_vocabulary(mixture: Mixture, student: int, teacher: Teacher | None, v
     if size > student:
         raise ValueError(f"the student's head has {student} tokens, the vocabulary {size}; expected no more")
     of_teacher = teacher.vocabulary if teacher is not None else None
-    if not mixture.needs_teacher or of_teacher is None or _only_uld(mixture):
+    if not mixture.needs_teacher or of_teacher is None or mixture.takes_other_tokens:
         return size
     if of_teacher < size or (vocabulary is None and of_teacher != student):
         raise ValueError(
@@ -150,11 +150,6 @@ def check_teacher(mixture: Mixture, kind: Literal["dense", "top_k", "sampled"]) 
 def shifted(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """hidden (B, T, d) and labels (B, T) at their own place: (B(T - 1), d), and the token after each, (B(T - 1),)."""
     return hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-
-
-def _only_uld(mixture: Mixture) -> bool:
-    """Whether the teacher may have another tokenizer."""
-    return {term.name for term in mixture.divergences} == {"uld"} and not mixture.dac_kl
 
 
 def _check_labels(labels: Tensor, vocabulary: int) -> None:

@@ -95,6 +95,11 @@ class Mixture(Settings):
     def needs_teacher(self) -> bool:
         return bool(self.divergences or self.dac_kl)
 
+    @property
+    def takes_other_tokens(self) -> bool:
+        """Whether the teacher may have another tokenizer."""
+        return {term.name for term in self.divergences} == {"uld"} and not self.dac_kl
+
     def kd_weight(self, step: int) -> float:
         """Weight of the teacher's terms in optimiser step `step`, counted from 0."""
         return min(1.0, (step + 1) / (self.warmup_steps + 1))

@@ -1,4 +1,5 @@
-"""The forms in which a teacher's word comes: hidden states with their head, top-k tokens, sampled tokens.
+"""The forms in which a teacher's word comes: hidden states with their head, here or at other positions, top-k tokens,
+sampled tokens.
 
 Each has `take`, some of its positions, and `rows`, those of a slice as the loss reads them. Rows give the pair of
 distributions over classes (all tokens; or the teacher's tokens and one class for the others) and spread a slope over
@@ -68,6 +69,48 @@ class DenseRows(NamedTuple):
 
     def spread(self, slope: Tensor, pair: Pair, q: Tensor) -> Tensor:
         return slope
+
+
+@dataclass(frozen=True)
+class AlignedTeacher:
+    """A teacher with another tokenizer: hidden states (M, d_t) of its own M positions, the head (V_t, d_t) of its own
+    tokens, and for each of N positions of the student its partner among the M, -1 for none. For uld alone."""
+
+    hidden: Tensor
+    head: Tensor
+    places: Tensor
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self.head)
+
+    def take(self, positions: Tensor) -> "AlignedTeacher":
+        return AlignedTeacher(self.hidden, self.head, self.places[positions])
+
+    def rows(self, part: slice, vocabulary: int) -> "AlignedRows":
+        places = self.places[part]
+        paired = places >= 0
+        return AlignedRows(logits_of(self.hidden[places[paired]], self.head[:vocabulary]), paired)
+
+
+class AlignedRows(NamedTuple):
+    """Logits (P, V_t) at those P of R positions that are `paired` (R,); the others have no part in a divergence."""
+
+    logits: Tensor
+    paired: Tensor
+
+    def block(self, part: slice) -> "AlignedRows":
+        first, last = (int(self.paired[:place].sum()) for place in (part.start, part.stop))
+        return AlignedRows(self.logits[first:last], self.paired[part])
+
+    def pair(self, log_q: Tensor, q: Tensor, temperature: float) -> Pair:
+        log_p = torch.log_softmax(scaled(self.logits, temperature), -1)
+        return Pair(log_p, log_q[self.paired], log_p.exp(), q[self.paired])
+
+    def spread(self, slope: Tensor, pair: Pair, q: Tensor) -> Tensor:
+        whole = torch.zeros_like(q)
+        whole[self.paired] = slope
+        return whole
 
 
 @dataclass(frozen=True)

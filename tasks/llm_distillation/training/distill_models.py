@@ -22,13 +22,19 @@ from tasks.llm_distillation.models.student_model import (
 from tasks.llm_distillation.models.vocabulary import (
     check_covers,
     check_length,
-    check_same_tokens,
     model_facts,
+    positions,
+    tokenizer_facts,
+    vocabulary_size,
 )
+from tasks.llm_distillation.text.alignment import check_keeps_text
 from tasks.llm_distillation.text.packing import Sequences, check_sealed
+from tasks.llm_distillation.text.retold import Retold
 from tasks.llm_distillation.text.sequences import packed, sequences
 from tasks.llm_distillation.training.best_by import AGREEMENT
 from tasks.llm_distillation.training.lm_step import check_plain_head
+from tasks.llm_distillation.training.teacher_signal import Retelling, Signal, Speaking
+from tasks.llm_distillation.training.two_tokenizers import check_tokenizers, differ
 from tasks.llm_distillation.writing.responses import read_responses
 
 if TYPE_CHECKING:
@@ -42,8 +48,9 @@ def planned(config: DistillConfig, inputs: Mapping[str, Facts]) -> Facts:
     student = _student_facts(config, teacher)
     check_length("of the student", config.length, student["positions"])
     if teacher is not None and config.asks_teacher:
-        check_same_tokens(teacher, student, ("teacher", "student"))
-        check_length("of the teacher", config.length, teacher["positions"])
+        check_tokenizers(config, teacher, student, _known_tokenizer(config))
+        if not differ(teacher, student):
+            check_length("of the teacher", config.length, teacher["positions"])
     if config.labels is not None:
         _check_labels(config, inputs["labels"], student)
     tokenizer = _known_tokenizer(config)
@@ -190,6 +197,24 @@ class Models:
         check_plain_head(model, "of the teacher")
         self._check_sealed(model, "of the teacher")
         return model
+
+    def signal(self, teacher: "PreTrainedModel", sequences: Sequences) -> Signal:
+        """The word of `teacher` on the sequences, in the tokens of its own tokenizer where that is another one.
+        ValueError where two tokenizers cannot be set side by side."""
+        own, other = self.tokenizer, self._teacher_tokenizer
+        size = vocabulary_size(other)
+        if tokenizer_facts(own)["digest"] == tokenizer_facts(other)["digest"]:
+            return Speaking(teacher, size)
+        check_keeps_text(own, "student")
+        check_keeps_text(other, "teacher")
+        return Retelling(teacher, Retold(sequences, own, other, positions(teacher.config)), size)
+
+    @property
+    def _teacher_tokenizer(self) -> "PreTrainedTokenizerBase":
+        if self._artifact is not None:
+            return artifact_tokenizer(self._artifact)
+        assert self._config.teacher is not None
+        return self._config.teacher.tokenizer()
 
     def student(self, seed: int) -> "PreTrainedModel":
         """The student before training, in fp32 on the CPU, without dropout."""

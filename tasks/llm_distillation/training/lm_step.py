@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tasks.llm_distillation.losses import (
     IGNORED,
+    AlignedTeacher,
     DenseTeacher,
     Gate,
     Mixture,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Purpose = Literal["learn", "learn_written", "judge"]
 """What a forward pass is for: learning from the corpus; from what the student wrote, whose tokens are no labels
 of a cross-entropy; judging, where the cross-entropy is always told."""
-SPANS = "span_correlation"
+SPANS, ALIGNED = "span_correlation", "aligned"
 TOGETHER = 256
 """Positions whose logits are made at once where models are compared."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
@@ -125,6 +126,8 @@ class LossHead(nn.Module):
         )
         none = torch.zeros_like(total)
         terms = {name: sums.get(name, none) for name in terms_of(objective)}
+        if isinstance(teacher, AlignedTeacher):
+            terms[ALIGNED] = (teacher.places[labels != IGNORED] >= 0).sum()
         if self._spans is not None:
             assert words is not None
             assert isinstance(teacher, DenseTeacher)
