@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from tasks.llm_distillation.losses import DenseTeacher, Mixture, TopKTeacher
-from tasks.llm_distillation.text.packing import Sequences
+from tasks.llm_distillation.text.corpus import Corpus
+from tasks.llm_distillation.text.packing import PADDING, Sequences
+from tasks.llm_distillation.text.sequences import sequences as packed_sequences
 from tasks.llm_distillation.training.lm_step import (
     IGNORED,
     Learner,
@@ -45,6 +47,27 @@ def test_of_an_empty_row_nothing_is_learned(sequences):
     batch = batch_of(sequences, np.array([1, -1]), "cpu")
     assert batch.labels[0].tolist() == [IGNORED, 7, 8, 9, IGNORED, IGNORED]
     assert batch.labels[1].tolist() == [IGNORED] * 6
+
+
+def test_without_a_pad_token_the_end_is_learned_and_the_filling_is_not(model, tmp_path):
+    """The end token fills where there is no pad token (GPT-2, Llama): real ends are labels, the others nothing."""
+    own = tiny.word_tokenizer()
+    assert own.pad_token_id is None
+    packed = packed_sequences(Corpus(path=tiny.word_texts(tmp_path / "few.jsonl", rows=7)), own, 16)
+    filling = packed.document == PADDING
+    assert filling.any()
+    assert (packed.ids[filling] == own.eos_token_id).all()
+    batch = batch_of(packed, np.arange(len(packed)), "cpu")
+    assert (batch.labels == own.eos_token_id).sum() == packed.counts["documents"] == 7
+    assert (batch.labels[torch.from_numpy(filling)] == IGNORED).all()
+    learner = Learner(model, Mixture(cross_entropy=1.0), vocabulary=24)
+
+    def learned(ids):
+        said = learner(batch._replace(ids=ids), None, 1.0, 0.0, "learn")
+        return said.total, torch.autograd.grad(said.total, list(model.parameters()))
+
+    other = batch.ids.masked_fill(torch.from_numpy(filling), 7)
+    torch.testing.assert_close(learned(batch.ids), learned(other))
 
 
 def test_the_loss_is_that_of_whole_logits(model, sequences):
