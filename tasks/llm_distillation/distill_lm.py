@@ -25,7 +25,8 @@ from orchestrator.task import (
 )
 from tasks.llm_distillation.distill_config import DistillConfig
 from tasks.llm_distillation.labels.token_reader import Replayed
-from tasks.llm_distillation.models.model_artifact import KIND, model_output
+from tasks.llm_distillation.models.model_artifact import KIND, WEIGHTS, model_output
+from tasks.llm_distillation.student_card import student_card
 from tasks.llm_distillation.training.distill_models import Models, learned, planned
 from tasks.llm_distillation.training.lm_memory import check_memory, memory_of
 from tasks.llm_distillation.training.lm_plan import total_steps
@@ -142,11 +143,12 @@ class DistillLm(Task[DistillConfig]):
     ) -> Output:
         (student,) = shards
         names = [PurePath(name) for name in student.names]
+        tensors = {name.stem: student.tensors(name.stem) for name in names if name.suffix == ".safetensors"}
+        documents = {name.stem: student.document(name.stem) for name in names if name.suffix == ".json"}
+        count = sum(weight.numel() for weight in tensors[WEIGHTS].values())
         return Output(
-            tensors={
-                name.stem: student.tensors(name.stem) for name in names if name.suffix == ".safetensors"
-            },
-            documents={name.stem: student.document(name.stem) for name in names if name.suffix == ".json"},
+            tensors=tensors,
+            documents={**documents, "card": student_card(config, student.facts, count)},
             facts=student.facts,
             metrics=student.metrics,
         )

@@ -150,6 +150,21 @@ def test_the_artifact_is_a_folder_that_transformers_loads(undisturbed, tmp_path)
     assert loaded.config.num_hidden_layers == undisturbed.facts["layers"] == 2
 
 
+def test_the_cards_own_lines_load_the_student(undisturbed, tmp_path, monkeypatch, capsys):
+    save_file(undisturbed.tensors("model"), tmp_path / "model.safetensors", {"format": "pt"})
+    for name in ("config", "tokenizer", "tokenizer_config"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(undisturbed.document(name)))
+    card = undisturbed.document("card")
+    assert card["title"] == "llama of 2 layers, learned from teacher"
+    (lines,) = re.findall(r"```python\n(.*?)```", card["text"], flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(lines, names)  # the README's own lines
+    assert names["written"].shape[1] > names["prompt"].shape[1]
+    assert sum(weight.numel() for weight in names["model"].parameters()) == undisturbed.facts["parameters"]
+    assert f"of {undisturbed.facts['parameters']:,} weights" in card["text"]
+
+
 def test_a_student_teaches_the_next_one(given, undisturbed):
     config = {name: value for name, value in given.items() if name != "teacher"}
     config |= {"student": {"layers": 1}, "objective": KL}
