@@ -120,6 +120,11 @@ class DistillConfig(Settings):
                 "on_policy: a teacher that speaks judges what the student writes; leave out `labels`, and give the "
                 "objective a divergence"
             )
+        if self.on_policy is not None and self.on_policy.corrections and self.zero.teacher:
+            raise ValueError(
+                "zero.teacher: corrections ask a teacher on each rank by itself; leave out `on_policy.corrections`, "
+                "or keep the teacher whole"
+            )
         if self.spans is not None and not self.asks_teacher:
             raise ValueError(
                 "spans: need a teacher that reads along; leave out `labels`, and give the objective a divergence"

@@ -76,11 +76,11 @@ class DistillLm(Task[DistillConfig]):
         self.learned = learned(config, len(self.sequences))
         check_memory(config, facts, context)
         self.teacher = self.models.teacher(context.device) if config.asks_teacher else None
-        self.signal = self._signal()
+        self.signal = self._signal(context.device)
 
-    def _signal(self) -> Signal:
+    def _signal(self, device: str) -> Signal:
         if self.teacher is not None:
-            return self.models.signal(self.teacher, self.sequences)
+            return self.models.signal(self.teacher, self.sequences, device)
         labelled = self.config.labels is not None and self.config.objective.needs_teacher
         return Replayed(self.models.labels()) if labelled else silence
 

@@ -33,6 +33,7 @@ from tasks.llm_distillation.text.retold import Retold
 from tasks.llm_distillation.text.sequences import packed, sequences
 from tasks.llm_distillation.training.best_by import AGREEMENT
 from tasks.llm_distillation.training.lm_step import check_plain_head
+from tasks.llm_distillation.training.teacher_reader import SplitReader, WholeReader
 from tasks.llm_distillation.training.teacher_signal import Retelling, Signal, Speaking
 from tasks.llm_distillation.training.two_tokenizers import check_tokenizers, differ
 from tasks.llm_distillation.writing.responses import read_responses
@@ -192,22 +193,25 @@ class Models:
         return kept
 
     def teacher(self, device: str) -> "PreTrainedModel":
-        """The teacher in its own dtype. ValueError where its documents would see each other."""
-        model = self._load_teacher(device)
+        """The teacher in its own dtype; in main memory where it is to be split. ValueError where its documents would
+        see each other."""
+        model = self._load_teacher("cpu" if self._config.zero.teacher else device)
         check_plain_head(model, "of the teacher")
         self._check_sealed(model, "of the teacher")
         return model
 
-    def signal(self, teacher: "PreTrainedModel", sequences: Sequences) -> Signal:
-        """The word of `teacher` on the sequences, in the tokens of its own tokenizer where that is another one.
-        ValueError where two tokenizers cannot be set side by side."""
+    def signal(self, teacher: "PreTrainedModel", sequences: Sequences, device: str) -> Signal:
+        """The word of `teacher` on the sequences, in the tokens of its own tokenizer where that is another one. The
+        teacher is split where the settings say so. ValueError where two tokenizers cannot be set side by side."""
+        zero = self._config.zero
+        reader = SplitReader(teacher, zero, device) if zero.teacher else WholeReader(teacher)
         own, other = self.tokenizer, self._teacher_tokenizer
         size = vocabulary_size(other)
         if tokenizer_facts(own)["digest"] == tokenizer_facts(other)["digest"]:
-            return Speaking(teacher, size)
+            return Speaking(reader, size)
         check_keeps_text(own, "student")
         check_keeps_text(other, "teacher")
-        return Retelling(teacher, Retold(sequences, own, other, positions(teacher.config)), size)
+        return Retelling(reader, Retold(sequences, own, other, positions(teacher.config)), size)
 
     @property
     def _teacher_tokenizer(self) -> "PreTrainedTokenizerBase":

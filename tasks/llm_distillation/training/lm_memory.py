@@ -19,7 +19,9 @@ KEPT_A_LAYER = 16
 """Numbers a token and unit of the hidden size that a layer keeps: its inputs, queries, keys and values, what attention
 and the inner layer give."""
 WEIGHTS, GRADIENTS, OPTIMISER = "weights", "gradients", "optimiser"
-ADVICE = "raise zero.stage, give more ranks, lower micro_batch, set activation_checkpointing, or use lora"
+ADVICE = (
+    "raise zero.stage, give more ranks, lower micro_batch, use activation_checkpointing, zero.teacher or lora"
+)
 
 Bytes = dict[str, int]
 
@@ -56,7 +58,7 @@ def held_bytes(config: DistillConfig, facts: Facts, ranks: int, device: str) -> 
         size * config.length, facts["hidden_size"], facts["layers"], config.precision,
         config.activation_checkpointing, device,
     )  # fmt: skip
-    teacher = facts.get("teacher_bytes", 0)
+    teacher = -(-facts.get("teacher_bytes", 0) // (ranks if config.zero.teacher else 1))
     return {**state, "teacher": teacher} if teacher else state
 
 

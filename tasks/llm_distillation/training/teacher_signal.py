@@ -1,18 +1,15 @@
 """Where a teacher's word comes from, at the positions of a batch that `losses.shifted` gives."""
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from tasks.llm_distillation.losses import AlignedTeacher, DenseTeacher
 from tasks.llm_distillation.losses.teachers import Teacher
-from tasks.llm_distillation.text.packing import model_inputs
 from tasks.llm_distillation.text.retold import Retold
-from tasks.llm_distillation.training.lm_step import Batch, head_of, hidden_states
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from tasks.llm_distillation.training.lm_step import Batch
+from tasks.llm_distillation.training.teacher_reader import Reader
 
 
 class Signal(Protocol):
@@ -31,26 +28,25 @@ class Speaking:
     """A frozen teacher that reads along; its logits exist chunk by chunk only. Its head is cut to the `vocabulary` of
     its tokenizer."""
 
-    def __init__(self, model: "PreTrainedModel", vocabulary: int) -> None:
-        self._model, self._vocabulary = model.requires_grad_(False), vocabulary
+    def __init__(self, reader: Reader, vocabulary: int) -> None:
+        self._reader, self._vocabulary = reader, vocabulary
 
     @torch.no_grad()
     def __call__(self, rows: np.ndarray, batch: Batch) -> DenseTeacher:
-        hidden = hidden_states(self._model, batch)[:, :-1].flatten(0, 1)
-        return DenseTeacher(hidden, head_of(self._model)[: self._vocabulary])
+        hidden, head = self._reader(batch.ids, batch.position)
+        return DenseTeacher(hidden[:, :-1].flatten(0, 1), head[: self._vocabulary])
 
 
 class Retelling:
     """A frozen teacher that reads the same text in tokens of its own, one forward pass a batch. Its head is cut to
     the `vocabulary` of its tokenizer."""
 
-    def __init__(self, model: "PreTrainedModel", retold: Retold, vocabulary: int) -> None:
-        self._model, self._retold, self._vocabulary = model.requires_grad_(False), retold, vocabulary
+    def __init__(self, reader: Reader, retold: Retold, vocabulary: int) -> None:
+        self._reader, self._retold, self._vocabulary = reader, retold, vocabulary
 
     @torch.no_grad()
     def __call__(self, rows: np.ndarray, batch: Batch) -> AlignedTeacher:
         told, device = self._retold(rows), batch.ids.device
-        hidden = self._model.base_model(**model_inputs(told.ids, told.position, str(device)))
-        head = head_of(self._model)[: self._vocabulary]
-        places = torch.from_numpy(told.places).flatten().to(device)
-        return AlignedTeacher(hidden.last_hidden_state.flatten(0, 1), head, places)
+        ids, position, places = (torch.from_numpy(one).to(device) for one in told)
+        hidden, head = self._reader(ids, position)
+        return AlignedTeacher(hidden.flatten(0, 1), head[: self._vocabulary], places.flatten())

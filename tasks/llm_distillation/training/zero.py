@@ -36,6 +36,9 @@ class Zero(Settings):
     """Keep the weights in main memory; stage 3, without effect on a CPU."""
     whole_below: int = Field(default=100_000, ge=0)
     """Stage 3 leaves a parameter of at most this many numbers whole on every rank."""
+    teacher: bool = False
+    """Split the weights of a teacher that reads along among the ranks too, whatever the stage is: less memory, more
+    talk between the ranks."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class ZeroModel:
         `indivisible`: modules whose weights, and those of all modules inside, are used by their own forward pass;
         stage 3 makes them whole together.
         """
-        self._deepspeed = _deepspeed(device)
+        self._deepspeed = deepspeed_on(device)
         join_alone(device)
         self.module = module
         self._trained = [name for name, weight in module.named_parameters() if weight.requires_grad]
@@ -83,7 +86,7 @@ class ZeroModel:
         exact = _exact(module) if optimization.precision == "bf16" else {}
         if zero.stage == 3 and indivisible:
             self._deepspeed.utils.set_z3_leaf_modules(module, list(indivisible))
-        with _quiet(), contextlib.redirect_stdout(io.StringIO()):  # BF16_Optimizer prints its memory
+        with quietly(), contextlib.redirect_stdout(io.StringIO()):  # BF16_Optimizer prints its memory
             self.engine, *_ = self._deepspeed.initialize(
                 model=module,
                 optimizer=_adamw(module, optimization),
@@ -98,7 +101,7 @@ class ZeroModel:
                 self._set(name, moment, saved[f"{moment}/{name}"])
 
     def __call__(self, *inputs: Any) -> Any:
-        with _quiet():
+        with quietly():
             return self.engine(*inputs)
 
     def backward(self, loss: Tensor) -> None:
@@ -106,7 +109,7 @@ class ZeroModel:
 
         DeepSpeed takes the mean over ranks, which is undone here; the last pass of a step updates the weights.
         """
-        with _quiet():
+        with quietly():
             self.engine.backward(loss * self.engine.world_size, scale_wrt_gas=False)
 
     def step(self, lr: float) -> bool:
@@ -114,7 +117,7 @@ class ZeroModel:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         boundary = self.engine.is_gradient_accumulation_boundary()
-        with _quiet():
+        with quietly():
             self.engine.step()
         return not boundary or bool(self.engine.was_step_applied())
 
@@ -142,7 +145,7 @@ class ZeroModel:
     def whole(self) -> Iterator[nn.Module]:
         """The module with every weight whole on every rank, to be called and read, not trained; in evaluation mode."""
         self.module.eval()
-        with _quiet(), self._gathered():
+        with quietly(), self._gathered():
             yield self.module
         self.module.train()
 
@@ -169,7 +172,7 @@ class ZeroModel:
         parameter, fragments = self._parameters[name], self._deepspeed.utils
         if not self.engine.zero_optimization():
             return parameter.detach() if moment is None else self.engine.optimizer.state[parameter][moment]
-        with _quiet():
+        with quietly():
             if moment is None:
                 return fragments.safe_get_full_fp32_param(parameter).detach()
             return fragments.safe_get_full_optimizer_state(parameter, moment)
@@ -234,10 +237,10 @@ def join_alone(device: str) -> None:
 
 
 @functools.cache
-def _deepspeed(device: str) -> ModuleType:
+def deepspeed_on(device: str) -> ModuleType:
     """DeepSpeed, imported when asked for (it takes seconds) and told what it would otherwise guess or compile."""
     os.environ.setdefault("DS_ACCELERATOR", torch.device(device).type)
-    with _quiet():
+    with quietly():
         import deepspeed
 
     # None of its own operators is looked for, nor compiled at the first start (45 s and more): torch has them too.
@@ -246,7 +249,7 @@ def _deepspeed(device: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         # DeepSpeed 0.19 calls collectives under names that torch 2.13 replaces.
         old = r"`torch\.distributed\.(reduce_scatter_tensor|all_gather_into_tensor)` is deprecated"

@@ -78,7 +78,7 @@ def test_a_whole_copy_of_the_teacher_has_nothing_to_learn(given):
 @pytest.mark.parametrize(
     "spread",
     [
-        {"zero": {"stage": 0}},
+        {"zero": {"stage": 0, "teacher": True, "whole_below": 0}},
         {"zero": {"stage": 1}, "micro_batch": None},
         {"zero": {"stage": 3, "whole_below": 0}},
         {"zero": {"stage": 3, "whole_below": 0}, "activation_checkpointing": True, "micro_batch": 3},
@@ -120,6 +120,12 @@ def test_two_ranks_and_three_uneven_ones_learn_as_one(given, undisturbed, tmp_pa
     split = {**given, "zero": {"stage": 3, "whole_below": 0}, "batch": 6, "micro_batch": 2}
     for ranks in (2, 4):
         near(run_gang(DistillLm, split, ranks=ranks, folder=tmp_path / str(ranks)), undisturbed)
+
+
+@pytest.mark.slow
+def test_a_teacher_split_among_two_ranks_teaches_as_a_whole_one(given, undisturbed, tmp_path):
+    split = {**given, "zero": {"stage": 2, "teacher": True, "whole_below": 0}}
+    near(run_gang(DistillLm, split, ranks=2, folder=tmp_path), undisturbed)
 
 
 @pytest.mark.slow
@@ -408,6 +414,7 @@ def test_short_forms_of_the_objective(given):
         ({"keep": "best", "best_by": "held_out_jsd"}, "are not judged by 'held_out_jsd'"),
         ({"teacher": None}, "its divergences need a teacher"),
         ({"spans": {}, "objective": CE}, "need a teacher that reads along"),
+        ({"on_policy": {"corrections": 1}, "zero": {"teacher": True}}, "leave out `on_policy.corrections`"),
         ({"on_policy": {}, "objective": CE}, "give the objective a divergence"),
     ],
 )

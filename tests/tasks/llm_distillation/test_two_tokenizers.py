@@ -13,6 +13,7 @@ from tasks.llm_distillation.text.retold import Retold
 from tasks.llm_distillation.text.sequences import sequences
 from tasks.llm_distillation.token_labels import LabelTokens
 from tasks.llm_distillation.training.lm_step import batch_of
+from tasks.llm_distillation.training.teacher_reader import WholeReader
 from tasks.llm_distillation.training.teacher_signal import Retelling, Speaking
 from tests.tasks.gang_harness import run_gang
 from tests.tasks.harness import KilledError, equal, run_task
@@ -77,8 +78,9 @@ def test_another_architecture_and_stage_learns_alike(settings, given):
 
 
 @pytest.mark.slow
-def test_two_ranks_learn_as_one(settings, tmp_path):
-    alone, pair = run_task(DistillLm, settings), run_gang(DistillLm, settings, ranks=2, folder=tmp_path)
+def test_two_ranks_that_split_all_learn_as_one(settings, tmp_path):
+    split = {**settings, "zero": {"stage": 3, "teacher": True, "whole_below": 0}}
+    alone, pair = run_task(DistillLm, settings), run_gang(DistillLm, split, ranks=2, folder=tmp_path)
     assert curve(pair, "train_loss") == pytest.approx(curve(alone, "train_loss"), rel=1e-4)
     assert pair.metrics == pytest.approx(alone.metrics, rel=1e-4)
 
@@ -91,8 +93,8 @@ def asked(given, own_name):
     model.base_model.register_forward_hook(lambda *_: questions.append(1))
     batch = batch_of(packed, rows, "cpu")
     retold = Retold(packed, own.tokenizer(), other.tokenizer(), None)
-    told = Retelling(model, retold, other.vocabulary)(rows, batch)
-    return told, len(questions), batch, lambda: Speaking(model, other.vocabulary)(rows, batch)
+    told = Retelling(WholeReader(model), retold, other.vocabulary)(rows, batch)
+    return told, len(questions), batch, lambda: Speaking(WholeReader(model), other.vocabulary)(rows, batch)
 
 
 def test_a_batch_is_one_question_to_the_teacher(given):

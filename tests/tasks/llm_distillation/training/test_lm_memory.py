@@ -53,6 +53,7 @@ def test_seven_billion_weights_on_gpus():
     ("change", "part", "factor"),
     [
         ({"zero": {"stage": 3}}, "weights", 1 / 8),
+        ({"zero": {"stage": 2, "teacher": True}}, "teacher", 1 / 8),
         ({"micro_batch": 1}, "activations", 1 / 2),
         ({"activation_checkpointing": True}, "activations", 48 / (32 * 16)),
     ],
