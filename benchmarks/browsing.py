@@ -24,10 +24,10 @@ from pathlib import Path
 
 from orchestrator.keys import digest
 from orchestrator.places import home
-from orchestrator.spool import EVENTS, Spool
+from orchestrator.spool import EVENTS, Spool, unfinished
 from orchestrator.store import InputRef, Manifest, RunRecord, StageRecord, Store
 from orchestrator.task import Output
-from orchestrator.tracking import Tracker, default_artifacts, default_uri, leftovers
+from orchestrator.tracking import Tracker, default_artifacts, default_uri
 
 STAGES = ("experts", "distilled", "labels", "students", "scores")
 TRIES, TRACKED_EVERY = 3, 6
@@ -46,7 +46,7 @@ def main() -> None:
         if not (done := Path(folder, "filled")).exists():
             fill(f"{folder}/store", 12 if given.small else 2000)
             done.touch()
-        found = measured(f"{folder}/store")
+        found = measured(f"{folder}/store", 1 if given.small else TRIES)
     print(f"{'verb':38}{'seconds':>9}{'processor':>11}")
     for verb, (seconds, processor) in found.items():
         print(f"{verb:38}{seconds:9.2f}{processor:11.2f}")
@@ -56,7 +56,7 @@ def main() -> None:
     print(json.dumps(line))
 
 
-def measured(store: str) -> dict[str, tuple[float, float]]:
+def measured(store: str, tries: int) -> dict[str, tuple[float, float]]:
     """Verb to seconds and processor seconds."""
     first, last = (json.loads(called(store, *argv)[0])[0] for argv in (
         ("artifacts", "ls", "--reverse", "--limit", "1", "--json"), ("artifacts", "ls", "--limit", "1", "--json"),
@@ -70,7 +70,7 @@ def measured(store: str) -> dict[str, tuple[float, float]]:
         "report": ("report",),
         "runs": ("runs",),
     }
-    return {verb: fastest([called(store, *argv)[1:] for _ in range(TRIES)]) for verb, argv in verbs.items()}
+    return {verb: fastest([called(store, *argv)[1:] for _ in range(tries)]) for verb, argv in verbs.items()}
 
 
 def fastest(found: list[tuple[float, float]]) -> tuple[float, float]:
@@ -178,8 +178,9 @@ def track(store: Store) -> None:
     uri, own = default_uri(folder), Spool(folder / "runs" / "bench-00000" / EVENTS)
     tracker = Tracker(uri, own, store.read_blob, default_artifacts(folder), earlier=folder / "runs")
     deadline = time.monotonic() + 3600
-    while leftovers(folder / "runs", uri) and time.monotonic() < deadline:
-        time.sleep(1.0)
+    logs = list((folder / "runs").glob(f"*/{EVENTS}"))
+    while any(unfinished(path, uri) for path in logs) and time.monotonic() < deadline:
+        time.sleep(2.0)
     left = tracker.close(60.0)
     own.close()
     assert left == 0, tracker.error

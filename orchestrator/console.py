@@ -13,6 +13,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 _PLAIN_EVERY_S = 10.0
+_MANY_ROWS = 200
+"""A table of more rows is laid out here, without wrapping: rich takes seconds for thousands."""
 
 
 class Console:
@@ -41,6 +43,9 @@ class Console:
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table on standard output; numbers are aligned to the right."""
         if self.as_json:
+            return
+        if len(rows) > _MANY_ROWS:
+            sys.stdout.write(_plain_table(columns, rows))
             return
         table = Table(
             title=Text(title, style="bold") if title else None,
@@ -152,6 +157,21 @@ class Console:
 
     def _picture(self) -> Text:
         return Text("\n".join(self._lines.values()), overflow="ellipsis", no_wrap=True)
+
+
+def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Columns as wide as their longest cell, numbers to the right."""
+    cells = [list(columns), *([shown(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [any(isinstance(value, int | float) for value in column) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in cells
+    )
+    return "\n".join(lines) + "\n"
 
 
 def shown(value: Any) -> str:

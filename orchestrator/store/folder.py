@@ -231,6 +231,7 @@ class Folder:
             found = os.scandir(folder)
         except FileNotFoundError:
             return
+        self._inside.add(str(folder))  # reached from the root over no link
         with found:
             for item in found:
                 path = f"{prefix}/{item.name}" if prefix else item.name

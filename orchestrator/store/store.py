@@ -206,12 +206,13 @@ class Store(Runs, Tags):
     def drop_artifact(self, artifact: str) -> None:
         self.bytes.delete(record_path("artifacts", artifact))
 
-    def resolve(self, text: str) -> str:
+    def resolve(self, text: str, rows: Iterable[Row] | None = None) -> str:
         """The id that `text` means: `stage` or `experiment/stage` for the newest of that name, or the
-        beginning of an id. Raises UserError with the candidates, or the nearest names."""
+        beginning of an id. `rows`: those of the store where they are at hand. Raises UserError with the
+        candidates, or the nearest names."""
         if KEY.fullmatch(text) and self.bytes.exists(record_path("artifacts", text)):
             return text
-        names = self._stage_names()
+        names = self._stage_names(self.rows() if rows is None else rows)
         if text in names:
             return names[text]
         found = sorted(self.artifact_ids(text)) if re.fullmatch(r"[0-9a-f]{1,32}", text) else []
@@ -279,9 +280,9 @@ class Store(Runs, Tags):
             plain(picture, "preview") for picture in previews if self.bytes.exists(blob_path(picture["blob"]))
         ]
 
-    def _stage_names(self) -> dict[str, str]:
+    def _stage_names(self, rows: Iterable[Row]) -> dict[str, str]:
         """`stage` and `experiment/stage` to the newest artifact of that name."""
-        dated = [(row.created, row.experiment, row.stage, row.id) for row in self.rows()]
+        dated = [(row.created, row.experiment, row.stage, row.id) for row in rows]
         ids = {row[3] for row in dated}
         for run in self.runs():
             for stage in run.stages:

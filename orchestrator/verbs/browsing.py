@@ -72,7 +72,8 @@ def show(name: str, store_uri: str, as_json: bool) -> None:
 def lineage(name: str, store_uri: str, as_json: bool) -> None:
     """From an artifact back to the data and the commit, and on to what was made of it."""
     console, store = Console(as_json=as_json), Store.open(store_uri, create=False)
-    found = upkeep.lineage(store, store.resolve(name))
+    rows = store.rows()
+    found = upkeep.lineage(store, store.resolve(name, rows), rows)
     if as_json:
         return console.answer(found)
     nodes = {node["id"]: node for node in [found["artifact"], *found["up"], *found["down"]]}

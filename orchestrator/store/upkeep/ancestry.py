@@ -10,13 +10,14 @@ from orchestrator.store.store import Store
 from orchestrator.task import Json
 
 
-def lineage(store: Store, artifact: str) -> dict[str, Json]:
+def lineage(store: Store, artifact: str, listed: Iterable[Row] | None = None) -> dict[str, Json]:
     """{artifact, up, down}: nodes as plain JSON, nearest first, each once.
 
     A node has id, kind, task, stage, experiment, created, digest, data [{name, digest}], source, commit, metrics
     and inputs {field: {id, digest}}; one that the store no longer holds has its id and `missing` alone.
+    `listed`: the store's rows where they are at hand.
     """
-    rows = {row.id: row for row in store.rows()}
+    rows = {row.id: row for row in (store.rows() if listed is None else listed)}
     if artifact not in rows:
         raise UserError(f"there is no artifact {artifact} in store {store.uri}; see `limbeck artifacts ls`")
     made: dict[str, list[str]] = defaultdict(list)
