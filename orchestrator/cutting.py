@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from orchestrator.catalogue import AnyTask
 from orchestrator.choosing import choice_key
 from orchestrator.experiment import Stage
-from orchestrator.stagekeys import shard_key, stage_key
+from orchestrator.stagekeys import shard_keys, stage_key
 from orchestrator.store import Manifest, Store
 from orchestrator.store.measured import Measured, measured
 from orchestrator.task import Choices, Facts, Json, Shard
@@ -72,9 +72,9 @@ class Draft:
         config = self.stage.config.model_copy(update=found.settings) if found else self.stage.config
         name, version = self.stage.options.task, self.task.version
         every = tuple(self.task.shards(config, self.facts))
-        known = [(shard_key(name, version, self.seed, config, self.inputs, shard), shard) for shard in every]
-        keys = tuple(key for key, _ in known if key not in self.without)
-        shards = tuple(shard for key, shard in known if key not in self.without)
+        named = zip(shard_keys(name, version, self.seed, config, self.inputs, every), every, strict=True)
+        known = [(key, shard) for key, shard in named if key not in self.without]
+        keys, shards = tuple(key for key, _ in known), tuple(shard for _, shard in known)
         assert len(set(keys)) == len(keys) > 0, f"{name}: shards without work or with equal identities"
         key = stage_key(name, version, config, self.inputs, keys)
         manifest = None if self.renewed else self.store.manifest(key)

@@ -6,13 +6,14 @@ stage's key: the ordered keys of its shards, the keys of its inputs, and the set
 Not in any: names, paths, resources, matrix, logging, machine, time.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator.keys import digest
+from orchestrator.keys import canonical, digest
 from orchestrator.task import Digested, Input, Json, Role, Settings, Shard
 
 
@@ -20,16 +21,29 @@ def shard_key(
     task: str, version: int, seed: int, config: Settings, inputs: Mapping[str, str], shard: Shard
 ) -> str:
     """Key of one shard; `inputs` maps config fields to the keys of the artifacts that they name."""
-    return digest(
-        {
-            "task": task,
-            "version": version,
-            "seed": seed,
-            "settings": _settings(config, leave_out={Role.PLAN, Role.CLOSING}, ignores=shard.ignores),
-            "inputs": {name: key for name, key in inputs.items() if name not in shard.ignores},
-            "shard": shard.identity,
-        }
-    )
+    return next(shard_keys(task, version, seed, config, inputs, [shard]))
+
+
+def shard_keys(
+    task: str, version: int, seed: int, config: Settings, inputs: Mapping[str, str], shards: Iterable[Shard]
+) -> Iterator[str]:
+    """As `shard_key`, for all shards of a stage: what they have in common is put into words once.
+
+    A key is `keys.digest` of {inputs, seed, settings, shard, task, version}, hashed in that order.
+    """
+    begun: dict[frozenset[str], Any] = {}
+    rest = b"," + canonical({"task": task, "version": version})[1:]
+    for shard in shards:
+        if shard.ignores not in begun:
+            common = {
+                "inputs": {name: key for name, key in inputs.items() if name not in shard.ignores},
+                "seed": seed,
+                "settings": _settings(config, leave_out={Role.PLAN, Role.CLOSING}, ignores=shard.ignores),
+            }
+            begun[shard.ignores] = hashlib.sha256(canonical(common)[:-1] + b',"shard":')
+        hashed = begun[shard.ignores].copy()
+        hashed.update(canonical(shard.identity) + rest)
+        yield hashed.hexdigest()[:32]
 
 
 def stage_key(

@@ -93,7 +93,7 @@ class Memory:
     """What to do then."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """One independent piece of work."""
 

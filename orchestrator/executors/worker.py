@@ -15,7 +15,7 @@ from orchestrator.errors import StoreError
 from orchestrator.executors.context import NonFiniteError, ShardContext, Stopped
 from orchestrator.provenance import environment, now_ms
 from orchestrator.stagekeys import content_digests
-from orchestrator.store import InputRef, Manifest, Store
+from orchestrator.store import Gathered, InputRef, Manifest, Store
 from orchestrator.task import Artifact, Facts, Json, Output, Shard, Task
 
 OUT_OF_MEMORY, PEER_LOST = "out of memory", "peer lost"
@@ -97,11 +97,11 @@ class Worker:
         context = self._open(key, "", (self._told.seed, self._told.task, "closing"))
         try:
             self._threads()
-            shards = [self._store.shard(shard) for shard in shard_keys]
+            found = self._store.gather(shard_keys)
+            shards = self._store.gathered_shards(found)
             output = self._type.close(self._config, self._inputs, self._told.facts, shards, context)
             _check_finite(output, "closing step")
-            shard_seconds = [shard.record.provenance["seconds"] for shard in shards]
-            manifest = self._manifest(key, shard_keys, output, context, shard_seconds, started)
+            manifest = self._manifest(key, shard_keys, output, context, found, started)
             self._store.publish(manifest)
             return self._answer(context, "done", time.monotonic() - started)
         except Exception as error:  # noqa: BLE001  as above
@@ -161,7 +161,7 @@ class Worker:
         shard_keys: Sequence[str],
         output: Output,
         context: ShardContext,
-        shard_seconds: Sequence[float],
+        found: Gathered,
         started: float,
     ) -> Manifest:
         told = self._told
@@ -171,13 +171,14 @@ class Worker:
         }
         provenance = {
             "created": now_ms(), "stage": told.stage, "experiment": told.experiment, "run_id": told.run_id,
-            "source": source_digest(told.target), "shard_seconds": list(shard_seconds),
-            "seconds": sum(shard_seconds) + time.monotonic() - started, **environment(),
+            "source": source_digest(told.target), "shard_seconds": [] if found.file else list(found.seconds),
+            "seconds": sum(found.seconds) + time.monotonic() - started, **environment(),
         }  # fmt: skip
         return self._store.make_manifest(
             key=key, kind=self._type.makes, task=told.task, version=told.version,
             config=json.loads(told.config_json), seed=told.seed, inputs=inputs, facts=told.facts,
             output=output, shard_keys=shard_keys, previews=context.history.previews, provenance=provenance,
+            gathered=found,
         )  # fmt: skip
 
     def _answer(self, context: ShardContext, state: str, seconds: float) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     store.json                    says that this is a store, and of which schema
     blobs/ab/<sha256>             content: safetensors, Parquet, JSON, pictures
     shards/ab/<key>.json          the commit of a shard
-    artifacts/ab/<id>.json        the manifest of an artifact
+    artifacts/ab/<id>.json        the manifest of an artifact; beyond 10,000 shards a blob lists them, as Parquet
     work/ab/<key>/progress        working state inside a shard; beside it, named by their digests, the parts
                                   that a gang's ranks wrote of it
     leases/<key>/<n>.{json,beat}   who computes a stage
@@ -20,6 +20,7 @@ from orchestrator.store.bytes import Bytes, Entry, check_name, open_bytes
 from orchestrator.store.folder import Folder
 from orchestrator.store.index import Row
 from orchestrator.store.leases import SILENCE_S, Lease, Leases, Sight
+from orchestrator.store.listings import Gathered
 from orchestrator.store.owner import Owner, fate
 from orchestrator.store.records import (
     SCHEMA,
@@ -45,6 +46,7 @@ __all__ = [
     "FailureRecord",
     "FileRef",
     "Folder",
+    "Gathered",
     "InputRef",
     "Lease",
     "Leases",

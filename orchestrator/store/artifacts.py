@@ -3,15 +3,16 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from orchestrator.errors import nearest
 from orchestrator.keys import canonical
 from orchestrator.store.blobs import checked, keep_bytes, keep_file
 from orchestrator.store.bytes import Bytes
+from orchestrator.store.listings import entries
 from orchestrator.store.records import FileRef, Manifest, ShardEntry, ShardRecord
 from orchestrator.task import Facts, Json, Output
 
@@ -135,6 +136,31 @@ class CommittedShard(StoredShard):
         self.record = record
 
 
+class StoredShards(Sequence[StoredShard]):
+    """Views of listed shards, made as they are asked for."""
+
+    def __init__(self, space: Bytes, listed: Sequence[ShardEntry], where: str) -> None:
+        self._space, self._listed, self._where = space, listed, where
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    @overload
+    def __getitem__(self, index: int) -> StoredShard: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[StoredShard]: ...
+    def __getitem__(self, index: int | slice) -> StoredShard | Sequence[StoredShard]:
+        if isinstance(index, slice):
+            return StoredShards(self._space, self._listed[index], self._where)
+        return self._view(self._listed[index])
+
+    def __iter__(self) -> Iterator[StoredShard]:
+        return map(self._view, self._listed)
+
+    def _view(self, entry: ShardEntry) -> StoredShard:
+        return StoredShard(self._space, entry, f"{self._where}, shard {entry.name}")
+
+
 class StoredArtifact(StoredFiles):
     """Fulfils `orchestrator.task.Artifact`."""
 
@@ -157,10 +183,12 @@ class StoredArtifact(StoredFiles):
 
     @cached_property
     def shards(self) -> Sequence[StoredShard]:
-        return tuple(
-            StoredShard(self._space, entry, f"{self._where}, shard {entry.name}")
-            for entry in self.manifest.shards
-        )
+        return StoredShards(self._space, self.entries, self._where)
+
+    @cached_property
+    def entries(self) -> Sequence[ShardEntry]:
+        """What is known of its shards, in order. Raises CorruptBlob where their list is missing or damaged."""
+        return entries(self._space, self.manifest)
 
 
 def _keep_tensors(space: Bytes, tensors: Mapping[str, "Tensor"]) -> FileRef:

@@ -43,6 +43,11 @@ class Bytes(Protocol):
         """What `open_bytes` takes to open the same place from another process."""
         ...
 
+    @property
+    def at_once(self) -> int:
+        """How many requests it pays to have under way at a time."""
+        ...
+
     def read(self, path: str) -> bytes: ...
 
     def put(self, path: str, data: bytes) -> None:

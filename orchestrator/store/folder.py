@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from orchestrator.errors import StoreError, UserError
 from orchestrator.store.bytes import Entry, check_name, is_name
 
 SCRATCH = ".tmp"
+_FEW = 16
+"""So many names of a folder, or fewer, are asked for one by one."""
 _ADVICE = {
     errno.ENOSPC: "free space there (`limbeck artifacts gc` shows what can go), then run the same command again",
     errno.EDQUOT: "free some of the quota, then run the same command again",
@@ -36,6 +39,8 @@ def open_folder(root: Path) -> "Folder":
 
 class Folder:
     """A folder, local or shared. Needs hard links (every usual Unix file system has them; NFS too)."""
+
+    at_once = 1
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(os.path.realpath(root))
@@ -104,7 +109,10 @@ class Folder:
         return self.stat(path) is not None
 
     def among(self, paths: Iterable[str]) -> set[str]:
-        return set(filter(self.exists, paths))
+        folders: dict[str, set[str]] = defaultdict(set)
+        for path in paths:
+            folders[check_name(path).rpartition("/")[0]].add(path)
+        return set().union(*(self._among(folder, inside) for folder, inside in folders.items()))
 
     def digest(self, path: str) -> str:
         with self.local(path).open("rb") as opened:
@@ -225,6 +233,19 @@ class Folder:
             raise UserError(
                 f"store {self.root}: {path} is refused: a link leads outside, to {real}; remove it"
             )
+
+    def _among(self, folder: str, inside: set[str]) -> set[str]:
+        """Few are asked for one by one, else the folder is listed; links are always looked into."""
+        if len(inside) <= _FEW:
+            return set(filter(self.exists, inside))
+        with self._told("list", folder or "."), suppress(FileNotFoundError):
+            self._target(next(iter(inside)))  # refused where the folder leads outside
+            before = f"{folder}/" if folder else ""
+            with os.scandir(self.root / folder) as found:
+                files = {before + item.name: item.is_file(follow_symlinks=False) for item in found}
+            named = inside & files.keys()
+            return {path for path in named if files[path] or self.exists(path)}
+        return set()
 
     def _walk(self, folder: Path, prefix: str) -> Iterator[Entry]:
         try:

@@ -8,22 +8,19 @@ and what it did not know is read again and added.
 import hashlib
 import json
 import logging
-import statistics
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from orchestrator.errors import LimbeckError
 from orchestrator.provenance import data_of
+from orchestrator.store.abreast import abreast
 from orchestrator.store.bytes import Bytes, Entry
 from orchestrator.store.records import Manifest
 
 PATH = "index/artifacts"
 _SCHEMA = "limbeck-index-3"
 """Another one whenever `Row` changes."""
-_READERS = 16
-"""Manifests read at a time: in an object store each takes a round trip."""
 _log = logging.getLogger(__name__)
 
 
@@ -70,21 +67,19 @@ def rows(
         key: row for key, entry in entries.items() if (row := known.get(key)) and row.seen == _seen(entry)
     }
     missing = [key for key in entries if key not in found]
-    with ThreadPoolExecutor(_READERS) as pool:
-        for key, manifest in zip(missing, pool.map(read, missing), strict=True):
-            if manifest:
-                found[key] = _row(manifest, entries[key])
+    for key, manifest in zip(missing, abreast(space.at_once, read, missing), strict=True):
+        if manifest:
+            found[key] = _row(manifest, entries[key])
     if save and found != known:
         _save(space, found.values())
     return list(found.values())
 
 
 def _row(manifest: Manifest, entry: Entry) -> Row:
-    seconds = manifest.provenance.get("shard_seconds")
     return Row(
         id=manifest.id, digest=manifest.digest, kind=manifest.kind, task=manifest.task, stage=manifest.stage,
         experiment=manifest.experiment, created=manifest.created, bytes=manifest.bytes,
-        shards=len(manifest.shards), shard_seconds=float(statistics.median(seconds)) if seconds else None,
+        shards=manifest.shard_count, shard_seconds=manifest.shard_seconds,
         inputs={field: [ref.id, ref.digest] for field, ref in manifest.inputs.items()},
         metrics=manifest.metrics, data=[[one["name"], one["digest"]] for one in data_of(manifest.facts)],
         source=manifest.provenance.get("source"), commit=manifest.provenance.get("commit"), seen=_seen(entry),

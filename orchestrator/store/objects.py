@@ -60,6 +60,8 @@ class Objects:
     bucket a lifecycle rule that aborts unfinished uploads (docs/stores.md).
     """
 
+    at_once = 16
+
     def __init__(
         self,
         service: Service,

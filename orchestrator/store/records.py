@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -21,8 +22,9 @@ from orchestrator.keys import canonical
 from orchestrator.store.bytes import Bytes
 from orchestrator.task import Json
 
-SCHEMA = 1
-"""Raised when older releases could no longer read a record rightly."""
+SCHEMA = 2
+"""The highest that is read. Raised when older releases could no longer read a record rightly; a record that they
+can read is still written as schema 1. 2: the shards of a manifest are listed in a file of their own."""
 REPAIR = "run `limbeck artifacts verify --repair`, then the same command again"
 _SEAL = "sha256"
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
@@ -92,6 +94,20 @@ class ShardRecord(ShardEntry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What a manifest says of shards that are too many for it."""
+
+    file: FileRef
+    """Parquet, a row a shard (`orchestrator.store.listings`)."""
+    digest: str
+    """`Manifest.digest`."""
+    bytes: int
+    """`Manifest.bytes`."""
+    shard_seconds: float | None
+    """Median of what the shards took."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """A finished artifact: while this record stands, the artifact is complete."""
 
@@ -109,13 +125,17 @@ class Manifest:
     files: dict[str, FileRef]
     """Those of the closing step."""
     shards: list[ShardEntry]
+    """Empty where there is a `listing`; `Store.entries` knows both."""
     previews: list[dict[str, Json]] = dataclasses.field(default_factory=list)
     provenance: dict[str, Json] = dataclasses.field(default_factory=dict)
     """created, stage, experiment, run_id, source, seconds, shard_seconds, packages, commit, host; free."""
+    listing: Listing | None = None
 
     @functools.cached_property
     def digest(self) -> str:
         """sha256 of the content: names and digests of all files, in order; nothing of time or machine."""
+        if self.listing:
+            return self.listing.digest
         parts = [self.files, *(shard.files for shard in self.shards)]
         names = [{name: ref.digest for name, ref in files.items()} for files in parts]
         return hashlib.sha256(canonical({"files": names[0], "shards": names[1:]})).hexdigest()
@@ -123,8 +143,27 @@ class Manifest:
     @property
     def bytes(self) -> int:
         """Size of all files, each content counted once."""
+        if self.listing:
+            return self.listing.bytes
         files = chain(self.files.values(), *(shard.files.values() for shard in self.shards))
         return sum({ref.digest: ref.size for ref in files}.values())
+
+    @property
+    def shard_count(self) -> int:
+        return (self.listing.file.rows or 0) if self.listing else len(self.shards)
+
+    @property
+    def shard_seconds(self) -> float | None:
+        """Median of what its shards took; None where that is not known."""
+        known = self.provenance.get("shard_seconds")
+        return (
+            self.listing.shard_seconds if self.listing else float(statistics.median(known)) if known else None
+        )
+
+    @property
+    def own_files(self) -> dict[str, FileRef]:
+        """Those of the closing step, and the list of its shards."""
+        return {**self.files, **({"list of shards": self.listing.file} if self.listing else {})}
 
     @property
     def stage(self) -> str:
@@ -144,7 +183,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Json]:
         """As plain JSON values, with `schema`, `digest` and `bytes`."""
-        return {**_plain(self), "schema": SCHEMA, "digest": self.digest, "bytes": self.bytes}
+        return {**_plain(self), "schema": _schema(self), "digest": self.digest, "bytes": self.bytes}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +254,7 @@ def now_ms() -> int:
 def encode(record: Any) -> bytes:
     """A record as it is kept. Raises ValueError for a value that JSON cannot hold."""
     extra = {"digest": record.digest} if isinstance(record, Manifest) else {}
-    body = {**_plain(record), **extra, "schema": SCHEMA}
+    body = {**_plain(record), **extra, "schema": _schema(record)}
     return canonical({**body, _SEAL: _seal(body)})
 
 
@@ -256,7 +295,13 @@ def plain(values: Mapping[str, Json], where: str) -> dict[str, Json]:
 
 def _plain(record: Any) -> dict[str, Json]:
     values: dict[str, Json] = _adapter(type(record)).dump_python(record, mode="json")
+    if isinstance(record, Manifest) and record.listing is None:
+        del values["listing"]
     return values
+
+
+def _schema(record: Any) -> int:
+    return 2 if isinstance(record, Manifest) and record.listing else 1
 
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:

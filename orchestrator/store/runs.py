@@ -3,9 +3,11 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from orchestrator.errors import UserError, nearest
 from orchestrator.keys import canonical
+from orchestrator.store.abreast import abreast
 from orchestrator.store.bytes import Bytes
 from orchestrator.store.records import FailureRecord, PlanRecord, RunRecord, encode, load, now_ms, plain
 from orchestrator.task import Json
@@ -33,7 +35,8 @@ class Runs:
     def runs(self) -> list[RunRecord]:
         """All runs, newest first."""
         paths = [entry.path for entry in self.bytes.list("runs") if entry.path.endswith("/run.json")]
-        found = [record for path in paths if (record := load(self.bytes, RunRecord, path))]
+        read = abreast(self.bytes.at_once, partial(load, self.bytes, RunRecord), paths)
+        found = [record for record in read if record]
         return sorted(found, key=lambda record: (record.started, record.run_id), reverse=True)
 
     def save_plan(self, run_id: str, stages: Mapping[str, Iterable[str]]) -> None:

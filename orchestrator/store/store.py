@@ -2,20 +2,31 @@
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 from orchestrator.errors import CorruptBlob, StoreError, UserError, nearest
 from orchestrator.store import index, work
-from orchestrator.store.artifacts import CommittedShard, StoredArtifact, save_tensors, write_output
+from orchestrator.store.abreast import abreast
+from orchestrator.store.artifacts import (
+    CommittedShard,
+    StoredArtifact,
+    StoredShard,
+    StoredShards,
+    save_tensors,
+    write_output,
+)
 from orchestrator.store.blobs import blob_path, hash_file, keep_bytes
 from orchestrator.store.bytes import Bytes, Entry, open_bytes
 from orchestrator.store.index import Row
+from orchestrator.store.listings import MANY, Gathered, entries, gather
 from orchestrator.store.records import (
     REPAIR,
     FileRef,
     InputRef,
     Manifest,
+    ShardEntry,
     ShardRecord,
     StoreRecord,
     encode,
@@ -91,6 +102,14 @@ class Store(Runs, Tags):
 
     def committed(self, keys: Iterable[str]) -> set[str]:
         """Those of `keys` that are done."""
+        spread: dict[str, list[str]] = defaultdict(list)
+        for key in keys:
+            spread[key[:2]].append(key)
+        if sum(map(len, spread.values())) <= MANY:  # else prefix by prefix, several at a time
+            return self._committed([key for some in spread.values() for key in some])
+        return set().union(*abreast(self.bytes.at_once, self._committed, spread.values()))
+
+    def _committed(self, keys: Iterable[str]) -> set[str]:
         paths = {record_path("shards", key): key for key in keys}
         return {paths[path] for path in self.bytes.among(paths)}
 
@@ -124,6 +143,14 @@ class Store(Runs, Tags):
             raise StoreError(f"store {self.uri}: shard {key} is not committed; run the same command again")
         return CommittedShard(self.bytes, found)
 
+    def gather(self, keys: Iterable[str]) -> Gathered:
+        """What an artifact is to hold of these shards. Raises StoreError where one is not committed."""
+        return gather(self.bytes, keys, lambda key: self.shard(key).record)
+
+    def gathered_shards(self, found: Gathered) -> Sequence[StoredShard]:
+        """Read-only views of them."""
+        return StoredShards(self.bytes, found.entries, "closing step")
+
     def shard_keys(self) -> Iterator[str]:
         return (key for key, _ in self._entries("shards"))
 
@@ -147,21 +174,25 @@ class Store(Runs, Tags):
         shard_keys: Iterable[str],
         previews: Sequence[Mapping[str, Json]] = (),
         provenance: Mapping[str, Json] | None = None,
+        gathered: Gathered | None = None,
     ) -> Manifest:
         """The manifest of committed shards and a closing step's output, whose files are written. The
-        artifact's facts are `facts`, and over them those of the closing step."""
-        label = f"closing step of {task}"
+        artifact's facts are `facts`, and over them those of the closing step. `gathered`: what `gather` found of
+        these shards; else they are read."""
+        label, files = f"closing step of {task}", write_output(self.bytes, output)
+        gathered = gathered or self.gather(shard_keys)
+        listing, told = gathered.listing(files), plain(provenance or {}, f"provenance of {label}")
         return Manifest(
             id=key, kind=kind, task=task, version=version, config=plain(config, f"config of {task}"), seed=seed,
             inputs=dict(inputs), facts=plain({**facts, **output.facts}, f"facts of {label}"),
-            metrics=_metrics(output, label), files=write_output(self.bytes, output),
-            shards=[self.shard(shard).record.entry for shard in shard_keys],
-            previews=self._pictures(previews), provenance=plain(provenance or {}, f"provenance of {label}"),
+            metrics=_metrics(output, label), files=files,
+            shards=[] if listing else list(gathered.entries), listing=listing,
+            previews=self._pictures(previews), provenance=told,
         )  # fmt: skip
 
     def publish(self, manifest: Manifest) -> Manifest:
         """Makes the artifact complete. Where another was first, its manifest is returned and stands."""
-        keys = [shard.key for shard in manifest.shards]
+        keys = [shard.key for shard in self.entries(manifest)]
         if missing := set(keys) - self.committed(keys):
             raise StoreError(
                 f"store {self.uri}: artifact {manifest.id} cannot be published: {len(missing)} of its {len(keys)} "
@@ -180,6 +211,10 @@ class Store(Runs, Tags):
             else None
         )
 
+    def entries(self, manifest: Manifest) -> Sequence[ShardEntry]:
+        """The shards of an artifact, in order. Raises CorruptBlob where their list is missing or damaged."""
+        return entries(self.bytes, manifest)
+
     def artifact(self, artifact: str) -> StoredArtifact:
         """Raises UserError where there is no such artifact."""
         found = self.manifest(artifact)
@@ -195,7 +230,7 @@ class Store(Runs, Tags):
 
     def manifests(self) -> Iterator[Manifest]:
         """All manifests, in no order. Raises StoreError at a damaged one."""
-        return (found for key in self.artifact_ids() if (found := self.manifest(key)))
+        return filter(None, abreast(self.bytes.at_once, self.manifest, self.artifact_ids()))
 
     def rows(self, save: bool = True) -> list[Row]:
         """What a listing shows of every artifact, in no order: from the index, and from those manifests alone

@@ -57,7 +57,7 @@ def show(name: str, store_uri: str, as_json: bool) -> None:
         ["made by", f"{manifest.task} version {manifest.version}, seed {manifest.seed}"],
         ["stage", f"{manifest.experiment}/{manifest.stage}"],
         ["made", moment(manifest.created)],
-        ["size", f"{size(manifest.bytes)} in {len(manifest.shards)} shards"],
+        ["size", f"{size(manifest.bytes)} in {manifest.shard_count} shards"],
         *([["tags", " ".join(tags)]] if tags else []),
         *_rows("setting", manifest.config),
         *_rows("input", {field: ref.id for field, ref in manifest.inputs.items()}),

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.stagekeys import content_digests, shard_key, stage_key
+from orchestrator.keys import digest
+from orchestrator.stagekeys import content_digests, shard_key, shard_keys, stage_key
 from orchestrator.task import Input, Role, Settings, Shard
 
 
@@ -121,3 +122,15 @@ def test_keys_are_32_hex_digits_and_differ_with_the_seed(one, other):
 def test_settings_refuse_what_is_not_finite(value):
     with pytest.raises(ValueError, match="finite"):
         Config(rate=value)
+
+
+def test_a_key_is_the_digest_of_what_it_is_made_of():
+    shards = [Shard({"expert": 0}), Shard({"b": [1.0], "a": "é"}, frozenset({"source", "rate"}))]
+    config = Config(rate=0.3, experts=5)
+    keys = list(shard_keys("task", 1, 0, config, {"source": "k"}, shards))
+    for shard, found in zip(shards, keys, strict=True):
+        kept = {"rate": 0.3} if "rate" not in shard.ignores else {}
+        inputs = {"source": "k"} if "source" not in shard.ignores else {}
+        settings = {"data": {"digest": "dx"}, **kept}
+        whole = {"settings": settings, "inputs": inputs, "shard": shard.identity}
+        assert found == digest({"task": "task", "version": 1, "seed": 0, **whole})

@@ -1,13 +1,13 @@
 """Is everything that the records promise there, byte for byte?"""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from orchestrator.errors import CorruptBlob
 from orchestrator.store.blobs import Fault, fault
-from orchestrator.store.records import FileRef, Manifest, RunRecord, ShardRecord, load
+from orchestrator.store.records import FileRef, Manifest, RunRecord, ShardEntry, ShardRecord, load
 from orchestrator.store.store import Store, record_path
 from orchestrator.store.upkeep.repair import repair as drop_broken
 from orchestrator.task import Json
@@ -71,7 +71,7 @@ def verify(store: Store, ids: Iterable[str] | None = None, repair: bool = False)
     shards: dict[str, None] = {}
     for artifact in store.artifact_ids() if ids is None else ids:
         if manifest := check.artifact(artifact):
-            shards |= dict.fromkeys(shard.key for shard in manifest.shards)
+            shards |= dict.fromkeys(shard.key for shard in check.entries(manifest))
     for key in store.shard_keys() if ids is None else shards:
         check.shard(key)
     if ids is None:
@@ -96,12 +96,17 @@ class _Check:
         if manifest is None:
             return None
         self.found.artifacts += 1
-        self._files(artifact, None, {**manifest.files, **dict(manifest.decorations())})
-        for shard in manifest.shards:
+        self._files(artifact, None, {**manifest.own_files, **dict(manifest.decorations())})
+        for shard in self.entries(manifest):
             self._files(artifact, shard.key, shard.files)
         for name, ref in manifest.inputs.items():
             self._input(artifact, name, ref.id, ref.digest)
         return manifest
+
+    def entries(self, manifest: Manifest) -> Sequence[ShardEntry]:
+        """None where their list is broken, which is told of as of any file."""
+        whole = manifest.listing is None or self._blob(manifest.listing.file) is None
+        return self.store.entries(manifest) if whole else []
 
     def shard(self, key: str) -> None:
         record = self._record(ShardRecord, record_path("shards", key), shard=key)

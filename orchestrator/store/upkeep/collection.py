@@ -5,7 +5,9 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
+from orchestrator.store.abreast import abreast
 from orchestrator.store.bytes import Entry
 from orchestrator.store.leases import Claim, lease_files, live_claim
 from orchestrator.store.records import Manifest, RunRecord, ShardRecord, load
@@ -74,14 +76,21 @@ def collect(store: Store, apply: bool = False, keep: int = 1, grace_s: float = G
     found = Collection(apply, kept_artifacts=kept, running=list(latest.running))
     for kind, entries in condemned.items():
         swept: Swept = getattr(found, kind)
-        for entry in entries:
-            now = store.bytes.stat(entry.path)
-            if now and now.modified < before:
-                swept.count, swept.bytes = swept.count + 1, swept.bytes + now.size
-                if apply:
-                    store.bytes.delete(entry.path)
+        for size in abreast(store.bytes.at_once, partial(_sweep, store, before, apply), entries):
+            if size is not None:
+                swept.count, swept.bytes = swept.count + 1, swept.bytes + size
     found.unfinished_writes = Swept(*store.bytes.sweep(before, apply))
     return found
+
+
+def _sweep(store: Store, before: float, apply: bool, entry: Entry) -> int | None:
+    """Drops one file, should it still be old. Its bytes; None where it stays."""
+    now = store.bytes.stat(entry.path)
+    if now is None or now.modified >= before:
+        return None
+    if apply:
+        store.bytes.delete(entry.path)
+    return now.size
 
 
 def _roots(store: Store, keep: int, before: float) -> _Roots:
@@ -128,11 +137,14 @@ def _condemned(store: Store, roots: _Roots, before: float) -> tuple[dict[str, li
     found = {kind: _by_key(store, kind) for kind in ("blobs", "work")}
     found = {kind: _by_key(store, kind) for kind in _RECORDS} | found
     young = {kind: {key for key, of in found[kind].items() if _latest(of) >= before} for kind in found}
-    manifests = {key: manifest for key in found["artifacts"] if (manifest := store.manifest(key))}
+    read = abreast(store.bytes.at_once, store.manifest, found["artifacts"])
+    manifests = {manifest.id: manifest for manifest in read if manifest}
 
     artifacts = _closed(roots.artifacts | young["artifacts"], manifests)
     kept = [manifests[artifact] for artifact in artifacts]
-    shards = roots.shards | young["shards"] | {shard.key for manifest in kept for shard in manifest.shards}
+    shards = (
+        roots.shards | young["shards"] | {shard.key for manifest in kept for shard in store.entries(manifest)}
+    )
     live = {
         "artifacts": artifacts,
         "shards": shards,
@@ -162,11 +174,11 @@ def _named(store: Store, manifests: Iterable[Manifest], shards: Iterable[str]) -
     """Digests of all files that these records name."""
     digests: set[str] = set()
     for manifest in manifests:
-        parts = [manifest.files, *(shard.files for shard in manifest.shards)]
-        digests |= {ref.digest for files in parts for ref in files.values()}
+        digests |= {ref.digest for ref in manifest.own_files.values()}
+        digests |= {ref.digest for shard in store.entries(manifest) for ref in shard.files.values()}
         digests |= {ref.digest for _, ref in manifest.decorations()}
-    for key in shards:
-        record = load(store.bytes, ShardRecord, record_path("shards", key))
+    paths = (record_path("shards", key) for key in shards)
+    for record in abreast(store.bytes.at_once, partial(load, store.bytes, ShardRecord), paths):
         if record:
             digests |= {ref.digest for ref in record.files.values()}
             digests |= {ref.digest for _, ref in record.decorations()}

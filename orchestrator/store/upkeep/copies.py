@@ -5,7 +5,7 @@ import re
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.errors import StoreError, UserError
@@ -87,14 +87,14 @@ def _fill(made: StoredArtifact, folder: Path, text: str) -> None:
 def _files(made: StoredArtifact) -> Iterator[tuple[str, FileRef, Path]]:
     for name, ref in made.manifest.files.items():
         yield f"files/{name}" if name == _MANIFEST else name, ref, made.file(name)
-    names = _folder_names(made.manifest.shards)
-    for folder, entry, shard in zip(names, made.manifest.shards, made.shards, strict=True):
+    names = _folder_names(made.entries)
+    for folder, entry, shard in zip(names, made.entries, made.shards, strict=True):
         for name, ref in entry.files.items():
             if made.manifest.files.get(name) != ref:
                 yield f"shards/{folder}/{name}", ref, shard.file(name)
 
 
-def _folder_names(shards: list[ShardEntry]) -> list[str]:
+def _folder_names(shards: Sequence[ShardEntry]) -> list[str]:
     """Each shard's identity, where that is a safe file name; its key added where two would be the same."""
     names = [re.sub(r"[^A-Za-z0-9_.=,+-]", "_", shard.name)[:120].lstrip(".") or "shard" for shard in shards]
     often = Counter(names)

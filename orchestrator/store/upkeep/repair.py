@@ -20,7 +20,9 @@ def repair(store: Store, broken: Collection[str], damaged: Collection[str]) -> t
     manifests = [manifest for key in artifacts[1] if (manifest := store.manifest(key))]
 
     lost = set(shards[0]) | {record.key for record in records if _names(record.files.values(), broken)}
-    gone = set(artifacts[0]) | {manifest.id for manifest in manifests if _holds(manifest, broken, lost)}
+    gone = set(artifacts[0]) | {
+        manifest.id for manifest in manifests if _holds(store, manifest, broken, lost)
+    }
     for artifact in sorted(gone):
         store.drop_artifact(artifact)
     for key in sorted(lost):
@@ -48,9 +50,9 @@ def _names(refs: Iterable[FileRef], broken: Collection[str]) -> bool:
     return any(ref.digest in broken for ref in refs)
 
 
-def _holds(manifest: Manifest, broken: Collection[str], lost: Collection[str]) -> bool:
-    return _names(manifest.files.values(), broken) or any(
-        shard.key in lost or _names(shard.files.values(), broken) for shard in manifest.shards
+def _holds(store: Store, manifest: Manifest, broken: Collection[str], lost: Collection[str]) -> bool:
+    return _names(manifest.own_files.values(), broken) or any(
+        shard.key in lost or _names(shard.files.values(), broken) for shard in store.entries(manifest)
     )
 
 

@@ -27,6 +27,20 @@ def test_links_that_lead_outside_are_refused(tmp_path):
     assert [file.name for file in outside.iterdir()] == ["secret"]
 
 
+def test_many_names_of_a_folder_are_found_as_each_by_itself(tmp_path):
+    space = Folder(tmp_path / "store")
+    there = {f"a/{number}" for number in range(30)}
+    for path in there:
+        space.put(path, b"x")
+    (tmp_path / "store/a/folder").mkdir()
+    (tmp_path / "store/a/inside").symlink_to(tmp_path / "store/a/1")
+    asked = {*there, "a/inside", "a/folder", "a/none", "b/1", *(f"c/{number}" for number in range(30))}
+    assert space.among(asked) == set(filter(space.exists, asked)) == there | {"a/inside"}
+    (tmp_path / "store/c").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="leads outside"):
+        space.among(asked)
+
+
 def test_a_root_behind_a_link_is_fine(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")

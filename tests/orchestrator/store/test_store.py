@@ -62,7 +62,9 @@ def test_a_shard_is_committed_once(store, fill):
     assert not store.has_shard(key)
 
 
-def test_committed_of_many(store, fill):
+@pytest.mark.parametrize("many", [10_000, 100])
+def test_committed_of_many(store, fill, many, monkeypatch):
+    monkeypatch.setattr("orchestrator.store.store.MANY", many)
     done = {fill.shard(number) for number in range(20)}
     others = {fill.key("other", number) for number in range(500)}
     assert store.committed([*others, *done]) == done

@@ -283,8 +283,10 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.content)
     @rule(data=st.data(), then=st.none() | COMMITS)
     def rot(self, data, then) -> None:
-        """A byte of some blob changes where it lies; what is committed then may have it too."""
-        blob = data.draw(st.sampled_from(sorted(Path(self.root, "blobs").rglob("?" * 64))))
+        """A byte of some blob changes where it lies; what is committed then may have it too. Lists of shards are
+        left alone, for the reader would have to look past them: test_listings.py breaks them."""
+        blobs = sorted(Path(self.root, "blobs").rglob("?" * 64))
+        blob = data.draw(st.sampled_from([blob for blob in blobs if blob.read_bytes()[:4] != b"PAR1"]))
         content = bytearray(blob.read_bytes())
         content[len(content) // 2] ^= 1
         blob.write_bytes(content)
@@ -316,7 +318,7 @@ class StoreMachine(RuleBasedStateMachine):
         manifests = list(reader.manifests())
         assert {row.id for row in reader.rows()} == {manifest.id for manifest in manifests}
         for manifest in manifests:
-            keys = [shard.key for shard in manifest.shards]
+            keys = [shard.key for shard in reader.entries(manifest)]
             assert reader.committed(keys) == set(keys)
         seen = {key: reader.shard(key).record.files for key in reader.shard_keys()}
         assert all(seen[key] == self.content[key] for key in seen.keys() & self.content.keys())
@@ -418,7 +420,7 @@ class StoreMachine(RuleBasedStateMachine):
         kept = [manifests[key] for key in artifacts & manifests.keys()]
         for manifest in kept:
             kept += [manifests[ref.id] for ref in manifest.inputs.values() if ref.id in manifests]
-        shards = planned | {shard.key for manifest in kept for shard in manifest.shards}
+        shards = planned | {shard.key for manifest in kept for shard in self.store.entries(manifest)}
         work = {f"work {key}" for key in planned - set(self.store.shard_keys())}
         return ({manifest.id for manifest in kept} | shards | work) & self._there()
 
@@ -438,7 +440,9 @@ def run_machine(examples, steps) -> None:
     )
 
 
-def test_any_order_of_commits_crashes_races_and_collections():
+@pytest.mark.parametrize("many", [10_000, 1])  # shards that a manifest holds itself
+def test_any_order_of_commits_crashes_races_and_collections(many, monkeypatch):
+    monkeypatch.setattr("orchestrator.store.listings.MANY", many)
     run_machine(20, 30)
 
 
