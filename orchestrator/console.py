@@ -27,7 +27,7 @@ class Console:
         self._quiet = quiet
         self._live: Live | None = None
         self._lines: dict[str, str] = {}
-        self._last: dict[str, str] = {}
+        self._last: dict[str, Mapping[str, float]] = {}
         self._shown: dict[str, float] = {}
 
     def say(self, text: str) -> None:
@@ -87,7 +87,7 @@ class Console:
 
     def metrics(self, stage: str, values: Mapping[str, float]) -> None:
         """Remembers the last values of a stage for its progress line."""
-        self._last[stage] = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self._last[stage] = values
 
     def progress(
         self,
@@ -104,7 +104,8 @@ class Console:
         left = total - done - computed - failed
         remaining = f", {duration(left * seconds / computed)} left" if computed and left else ""
         rate = f", {60 * computed / seconds:.1f}/min" if computed and seconds else ""
-        last = f" | {self._last[stage]}" if stage in self._last else ""
+        values = ", ".join(f"{name} {value:.4g}" for name, value in self._last.get(stage, {}).items())
+        last = f" | {values}" if values else ""
         at_work = f"{workers} at work" if workers else "workers start"
         wrong = f", {failed} failed" if failed else ""
         self._lines[stage] = (

@@ -2,14 +2,15 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.console import Console, shown
 from orchestrator.errors import Interrupted
-from orchestrator.executors.gang import GangStage
-from orchestrator.executors.sharded import News, Outcome, ShardedStage, wait_for
+from orchestrator.executors.actors import Actors
+from orchestrator.executors.hands import News, Workplace
+from orchestrator.executors.sharded import Outcome, ShardedStage
 from orchestrator.executors.worker import Assignment
 from orchestrator.feasibility import Offer
 from orchestrator.keeper import Keeper
@@ -18,10 +19,11 @@ from orchestrator.provenance import commit, data_of, now_ms
 from orchestrator.spool import Spool
 from orchestrator.stagekeys import content_digests
 from orchestrator.store import Leases, RunRecord, StageRecord, Store
+from orchestrator.store.abreast import abreast
 
 _WAIT_S = 0.2
-_REPLAYED_SHARDS = 200
-"""A cached stage with more shards than this shows its final metrics in the tracker, not all curves."""
+_SAMPLED_SHARDS = 200
+"""Of a stage with more shards, the tracker is told the curves and pictures of so many, evenly spread."""
 OnMetrics = Callable[[str, str, int, Mapping[str, float]], None]
 """Is told what a shard logs: stage, shard, step, values."""
 
@@ -42,12 +44,16 @@ class _Progress:
     """Shards, before the lease was lost or the stage went on without some."""
     tolerated: int = 0
     """Shards that failed and without which the stage went on."""
+    apart: set[str] = field(default_factory=set)
+    """Stages under way that compute no shard of this one."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The final ones."""
 
 
 class Run:
     """One walk over a plan. `go` returns the record; `request_stop` may be called from a signal handler.
 
-    `search` is the id of the search whose trial it is.
+    `search` is the id of the search whose trial it is; `workplace` where workers are found, Ray by default.
     """
 
     def __init__(
@@ -59,8 +65,10 @@ class Run:
         console: Console,
         on_metrics: OnMetrics | None = None,
         search: str | None = None,
+        workplace: Workplace | None = None,
     ) -> None:
         self._on_metrics, self._search = on_metrics, search
+        self._workplace = workplace or Actors()
         self._plan, self._store, self._spool, self._console = plan, store, spool, console
         self.record = record
         self._keeper = Keeper(Leases(store.bytes), record.run_id)
@@ -79,15 +87,9 @@ class Run:
             while not self._settled():
                 self._give_way()
                 self._start_ready()
-                active = self._active()
                 waiting = any(progress.waits for progress in self._stages.values())
-                assert active or waiting or self._settled(), "nothing runs and nothing can start"
-                if active:
-                    wait_for(active, _WAIT_S)
-                elif waiting:
-                    time.sleep(_WAIT_S)
-                for pool in active:
-                    pool.tick()
+                assert self._active() or waiting or self._settled(), "nothing runs and nothing can start"
+                self._listen()
                 self._collect()
                 self._show()
         except BaseException:
@@ -105,6 +107,18 @@ class Run:
             raise Interrupted(f"run {self.record.run_id} was stopped; the same command goes on from here")
         failed = any(progress.state in ("failed", "blocked") for progress in self._stages.values())
         return self._finish("failed" if failed else "done")
+
+    def _listen(self) -> None:
+        """Takes what workers answer, until it is time to look after them; at once where a stage is over."""
+        until, over, stopping = time.monotonic() + _WAIT_S, False, self._stop
+        while (left := until - time.monotonic()) > 0 and not over and self._stop == stopping:
+            for heard in self._workplace.hear(left):
+                pool = self._stages[heard.stage].pool
+                if pool:
+                    pool.handle(heard)
+                    over = over or pool.finished
+        for pool in self._active():
+            pool.tick()
 
     def _announce(self) -> None:
         experiment = self._plan.experiment
@@ -150,7 +164,7 @@ class Run:
     def _start(self, progress: _Progress) -> None:
         plan = progress.plan
         workers = min(plan.workers, self._free().fits(plan.needs))
-        if workers < 1 or self._computed_elsewhere(plan) or not self._leased(progress):
+        if workers < 1 or self._computed_elsewhere(progress) or not self._leased(progress):
             return
         progress.plan = self._looked_up(plan)
         if progress.plan.cached:
@@ -170,10 +184,10 @@ class Run:
         plan, todo = progress.plan, set(progress.plan.todo)
         progress.state, progress.workers, progress.started = "running", workers, time.monotonic()
         self._tell_started(plan)
-        self._replay(plan, [key for index, key in enumerate(plan.shard_keys) if index not in todo])
-        kind = GangStage if plan.needs.ranks > 1 and todo else ShardedStage
-        progress.pool = kind(
-            plan, self._assignment(plan), self._plan.offer, workers, self._hears(plan),
+        self._replay(plan, todo)
+        hands = self._workplace.staff(plan, self._assignment(plan), self._plan.offer)
+        progress.pool = ShardedStage(
+            plan, hands, self._plan.offer, workers, self._hears(plan),
             lambda shard, problem: self._console.failure(plan.name, shard, problem),
         )  # fmt: skip
         progress.pool.begin()
@@ -201,11 +215,16 @@ class Run:
         for message in self._keeper.told():
             self._console.say(message)
 
-    def _computed_elsewhere(self, plan: StagePlan) -> bool:
+    def _computed_elsewhere(self, progress: _Progress) -> bool:
         """Whether a stage under way computes shards that this one needs too; then this one waits for them."""
-        keys = {plan.shard_keys[index] for index in plan.todo}
-        running = (progress.plan for progress in self._stages.values() if progress.state == "running")
-        return any(keys & {other.shard_keys[index] for index in other.todo} for other in running)
+        running = {other.plan.name: other.plan for other in self._stages.values() if other.state == "running"}
+        for name in running.keys() - progress.apart:
+            other, plan = running[name], progress.plan
+            keys = {other.shard_keys[index] for index in other.todo}
+            if not keys.isdisjoint(plan.shard_keys[index] for index in plan.todo):
+                return True
+            progress.apart.add(name)
+        return False
 
     def _free(self) -> Offer:
         """What the stages under way leave."""
@@ -227,15 +246,18 @@ class Run:
         )  # fmt: skip
 
     def _hears(self, plan: StagePlan) -> Callable[[str, News], None]:
+        shown = {plan.shards[index].label for index in _sampled(plan)} | {""}
+
         def hear(shard: str, news: News) -> None:
             for entry in news["metrics"]:
-                self._spool.metrics(
-                    plan.name, shard, entry["step"], entry["values"], time_ms=entry["time_ms"]
-                )
+                if shard in shown:
+                    self._spool.metrics(
+                        plan.name, shard, entry["step"], entry["values"], time_ms=entry["time_ms"]
+                    )
                 self._console.metrics(plan.name, entry["values"])
                 if self._on_metrics:
                     self._on_metrics(plan.name, shard, entry["step"], entry["values"])
-            for picture in news["previews"]:
+            for picture in news["previews"] if shard in shown else ():
                 self._spool.preview(
                     plan.name,
                     shard,
@@ -247,20 +269,23 @@ class Run:
 
         return hear
 
-    def _replay(self, plan: StagePlan, keys: Sequence[str]) -> None:
+    def _replay(self, plan: StagePlan, todo: Collection[int]) -> None:
         """Tells the tracker what finished shards logged; the spool drops what it was told before."""
-        if len(keys) > _REPLAYED_SHARDS:
-            return
+        keys = [plan.shard_keys[index] for index in _sampled(plan) if index not in todo]
         hear = self._hears(plan)
-        for key in keys:
-            record = self._store.shard(key).record
-            metrics = json.loads(self._store.read_blob(record.history.digest)) if record.history else []
-            hear(record.label, {"metrics": metrics, "previews": record.previews})
+        for label, news in abreast(self._store.bytes.at_once, self._logged, keys):
+            hear(label, news)
+
+    def _logged(self, key: str) -> tuple[str, News]:
+        """Label of a finished shard, and what it logged."""
+        record = self._store.shard(key).record
+        metrics = json.loads(self._store.read_blob(record.history.digest)) if record.history else []
+        return record.label, {"metrics": metrics, "previews": record.previews}
 
     def _take_cached(self, progress: _Progress) -> None:
         progress.state = "cached"
         self._tell_started(progress.plan)
-        self._replay(progress.plan, progress.plan.shard_keys)
+        self._replay(progress.plan, ())
         self._tell_ended(progress)
 
     def _collect(self) -> None:
@@ -269,9 +294,7 @@ class Run:
             if progress.state == "running" and pool and pool.finished:
                 progress.seconds += time.monotonic() - progress.started
                 progress.state = "done" if pool.outcome.closed else "interrupted" if self._stop else "failed"
-                for label, failure in pool.outcome.failures.items():
-                    self._store.save_failure(self.record.run_id, progress.plan.name, label, failure)
-                    self._console.failure(progress.plan.name, label, failure["error"])
+                self._keep_failures(progress.plan.name, pool.outcome)
                 self._keeper.release(progress.plan.key)
                 if progress.state == "failed" and tolerable(progress.plan, pool.outcome):
                     self._go_on_without(progress, pool.outcome)
@@ -299,6 +322,15 @@ class Run:
         plans = [progress.plan for progress in self._stages.values()]
         self._store.save_plan(self.record.run_id, {plan.name: plan.shard_keys for plan in plans})
 
+    def _keep_failures(self, stage: str, outcome: Outcome) -> None:
+        for label, failure in outcome.failures.items():
+            self._store.save_failure(self.record.run_id, stage, label, failure)
+            self._console.failure(stage, label, failure["error"])
+        if outcome.failed > len(outcome.failures):
+            self._console.note(
+                stage, f"{outcome.failed} shards failed; of {len(outcome.failures)} it is kept why"
+            )
+
     def _tell_started(self, plan: StagePlan) -> None:
         self._spool.stage_started(
             stage=plan.name, task=plan.stage.options.task, shards=len(plan.shards),
@@ -314,9 +346,10 @@ class Run:
         plan = progress.plan
         manifest = self._store.manifest(plan.key) if progress.state in ("done", "cached") else None
         if manifest:
+            progress.metrics = dict(manifest.metrics)
             self._hears(plan)("", {"metrics": [], "previews": manifest.previews})
         self._spool.stage_ended(
-            stage=plan.name, state=progress.state, metrics=dict(manifest.metrics) if manifest else {},
+            stage=plan.name, state=progress.state, metrics=progress.metrics,
             artifact=manifest.id if manifest else None, digest=manifest.digest if manifest else None,
             manifest=manifest.to_json() if manifest else None, tables=self._summary(plan) if manifest else None,
             failed_shards=_failed(progress),
@@ -340,7 +373,7 @@ class Run:
                 done = len(plan.shards) - len(plan.todo)
                 self._console.progress(
                     plan.name, done=done, computed=outcome.computed, total=len(plan.shards),
-                    failed=len(outcome.failures), seconds=time.monotonic() - progress.started,
+                    failed=outcome.failed, seconds=time.monotonic() - progress.started,
                     workers=progress.pool.busy,
                 )  # fmt: skip
 
@@ -357,27 +390,31 @@ class Run:
 
     def _stage_record(self, progress: _Progress) -> StageRecord:
         plan, outcome = progress.plan, progress.pool.outcome if progress.pool else None
-        manifest = self._store.manifest(plan.key) if progress.state in ("done", "cached") else None
         before = progress.computed
         return StageRecord(
             stage=plan.name, task=plan.stage.options.task, artifact=plan.key, state=progress.state,
             cached_shards=len(plan.shards) - len(plan.todo) - before,
             computed_shards=before + (outcome.computed if outcome else 0),
-            failed_shards=_failed(progress), seconds=round(progress.seconds, 3),
-            metrics=dict(manifest.metrics) if manifest else {},
+            failed_shards=_failed(progress), seconds=round(progress.seconds, 3), metrics=progress.metrics,
         )  # fmt: skip
 
 
 def _failed(progress: _Progress) -> int:
     """Shards that failed, those among them without which the stage went on."""
-    return progress.tolerated + (len(progress.pool.outcome.failures) if progress.pool else 0)
+    return progress.tolerated + (progress.pool.outcome.failed if progress.pool else 0)
 
 
 def tolerable(plan: StagePlan, outcome: Outcome) -> bool:
-    """Whether no more shards failed than the stage may do without, and nothing but shards."""
-    failed = outcome.failures.values()
+    """Whether no more shards failed than the stage may do without, each of them is known, and nothing else failed."""
     most = plan.stage.options.tolerate_failures * len(plan.shards)
-    return all(failure["identity"] for failure in failed) and len(failed) <= most + 1e-9
+    known = outcome.failed == len(outcome.failures)
+    shards = all(failure["identity"] for failure in outcome.failures.values())
+    return known and shards and outcome.failed <= most + 1e-9
+
+
+def _sampled(plan: StagePlan) -> range:
+    """The shards whose curves and pictures the tracker is told."""
+    return range(0, len(plan.shards), -(-len(plan.shards) // _SAMPLED_SHARDS))
 
 
 def _datasets(plan: StagePlan) -> list[dict[str, str]]:

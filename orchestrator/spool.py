@@ -12,6 +12,7 @@ import math
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ Series = tuple[str, str, str, str]
 EVENTS = "events.jsonl"
 _LAST = (b'"kind":"run_ended"', b'"kind":"report"')
 """Kinds of event that end a log: a report follows the run's end."""
+_POINTS = 100_000
+"""Of a stage's curves all are kept up to here, of the next so many every second one, then every fourth."""
+_SPREAD = 2_654_435_769
+"""Of the golden ratio: products with it, modulo 2 ** 32, are spread evenly for evenly spaced steps."""
 _ADVICE = "free space there, or check that disk; then run the same command again"
 
 
@@ -44,6 +49,7 @@ class Spool:
         self._cursor_lock = threading.Lock()
         self._claim: int | None = None
         self._steps: dict[Series, set[int]] = {}
+        self._points: Counter[str] = Counter()
         self._last, self._last_start = 0, 0
         self._state: str | None = None
         self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_RDWR | os.O_CLOEXEC, 0o644)
@@ -100,7 +106,7 @@ class Spool:
             new = {
                 name: v for name, v in values.items() if not self._seen("metrics", stage, shard, name, step)
             }
-            if new:
+            if new and not self._thinned(stage, step):
                 self._write("metrics", time_ms, stage=stage, shard=shard, step=step, values=_encoded(new))
 
     def preview(
@@ -244,9 +250,15 @@ class Spool:
             for name in event["values"] if kind == "metrics" else [event["name"]]:
                 series = (kind, event["stage"], event["shard"], name)
                 self._steps.setdefault(series, set()).add(event["step"])
+        if kind == "metrics":
+            self._points[event["stage"]] += len(event["values"])
 
     def _seen(self, kind: str, stage: str, shard: str, name: str, step: int) -> bool:
         return step in self._steps.get((kind, stage, shard, name), ())
+
+    def _thinned(self, stage: str, step: int) -> bool:
+        """Whether a point is one of those that a stage with very many does without."""
+        return step * _SPREAD % 2**32 >= 2**32 >> (self._points[stage] // _POINTS)
 
     def _last_step(self, stage: str) -> int:
         """The highest step of the stage's curves: where final metrics of the same names belong."""

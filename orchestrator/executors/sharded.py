@@ -1,4 +1,5 @@
-"""Drives the workers of one sharded stage on Ray actors: hand out, watch, retry elsewhere, put aside, close."""
+"""Leads the workers of one sharded stage: what goes to whom next, what is tried again, what has failed, whose
+time is up. Pure: knows neither Ray nor the store. The work per answer is the same for any number of shards."""
 
 import time
 from collections import Counter, deque
@@ -6,26 +7,27 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
-
-from orchestrator.executors.worker import OUT_OF_MEMORY, Assignment, Worker, first_line
-from orchestrator.feasibility import GB, Offer
+from orchestrator.executors.hands import Broken, Hands, Heard, Lost, News
+from orchestrator.executors.worker import OUT_OF_MEMORY
+from orchestrator.feasibility import Offer
 from orchestrator.plan import StagePlan
 from orchestrator.task import Json
 
 _POLL_S = 1.0
+_POLLS_A_SECOND = 100
+"""At most, over all workers of a stage, unless its deadline is too short for that."""
+_LOOKS_A_DEADLINE = 4
 _STOP_S = 20.0
-News = Mapping[str, Any]
+_KEPT_FAILURES = 1000
+"""Why a shard failed is kept of so many."""
 
 
 @dataclass
 class Crew:
     """One worker as the driver sees it."""
 
-    actor: Any
-    call: Any
-    """The call under way: load, compute or close; None when idle."""
+    at_work: bool = True
+    """It loads, computes or closes."""
     shard: int | None = None
     loaded: bool = False
     closing: bool = False
@@ -34,9 +36,8 @@ class Crew:
     """Shard and signs of life at the last poll."""
     since: float = field(default_factory=time.monotonic)
     """Of the last sign of progress."""
-    leads: bool = False
-    """The actor is the foreman of a gang."""
-    poll: Any = None
+    asked: bool = False
+    """A poll is under way."""
     polled: float = 0.0
 
 
@@ -45,38 +46,63 @@ class Outcome:
     """How a stage went so far."""
 
     computed: int = 0
+    failed: int = 0
     failures: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Shard label to what went wrong; a failure of the whole stage stands under its name."""
+    """Shard label to what went wrong, for the first ones; a failure of the whole stage stands under its name."""
     closed: bool = False
     stopped: bool = False
 
 
+class Todo:
+    """The shards that nobody computes yet, in order; after them those that failed, away from where they did."""
+
+    def __init__(self, indices: Iterable[int]) -> None:
+        self._fresh, self._again = deque(indices), dict[str, deque[int]]()
+
+    def __bool__(self) -> bool:
+        return bool(self._fresh or self._again)
+
+    def __len__(self) -> int:
+        return len(self._fresh) + sum(map(len, self._again.values()))
+
+    def put_back(self, index: int, node: str) -> None:
+        """A shard that failed on `node`."""
+        self._again.setdefault(node, deque()).append(index)
+
+    def take(self, node: str) -> int:
+        """The next one for a worker on `node`: before others one that did not fail there."""
+        if self._fresh:
+            return self._fresh.popleft()
+        failed_on = next((other for other in self._again if other != node), node)
+        found = self._again[failed_on].popleft()
+        if not self._again[failed_on]:
+            del self._again[failed_on]
+        return found
+
+    def clear(self) -> None:
+        self._fresh.clear()
+        self._again.clear()
+
+
 class ShardedStage:
-    """Call `begin`, then `handle` for each of `calls` that Ray reports ready and `tick` now and then."""
+    """Call `begin`, then `handle` for all that is heard of its workers, and `tick` a few times a second."""
 
     def __init__(
         self,
         plan: StagePlan,
-        assignment: Assignment,
+        hands: Hands,
         offer: Offer,
         workers: int,
         on_news: Callable[[str, News], None],
         on_retry: Callable[[str, str], None],
     ) -> None:
         self.plan, self.workers, self.outcome = plan, workers, Outcome()
-        self._told, self._offer, self._on_news = assignment, offer, on_news
-        self._on_retry = on_retry
-        self._todo = deque(plan.todo)
+        self._hands, self._offer, self._on_news, self._on_retry = hands, offer, on_news, on_retry
+        self._todo = Todo(plan.todo)
         self._attempts: Counter[int] = Counter()
-        self._avoid: dict[int, str] = {}
-        self._crew: list[Crew] = []
+        self._crew: dict[int, Crew] = {}
         self._lost_idle = 0
         self._stop_at: float | None = None
-
-    @property
-    def calls(self) -> list[Any]:
-        """The Ray calls to wait for."""
-        return [call for crew in self._crew for call in (crew.call, crew.poll) if call is not None]
 
     @property
     def finished(self) -> bool:
@@ -84,31 +110,71 @@ class ShardedStage:
 
     @property
     def busy(self) -> int:
-        return sum(crew.shard is not None for crew in self._crew)
+        return sum(crew.shard is not None for crew in self._crew.values())
 
     def begin(self) -> None:
         """Starts the workers; one is enough where only the closing step is left."""
         for _ in range(min(self.workers, max(1, len(self._todo)))):
             self._hire()
 
-    def handle(self, call: Any) -> None:
-        """Takes the answer of a call that is ready."""
-        crew = next((crew for crew in self._crew if call in (crew.call, crew.poll)), None)
+    def handle(self, heard: Heard) -> None:
+        """Takes what a worker answered, or what became of it."""
+        crew = self._crew.get(heard.worker)
         if crew is None:
             return None
-        is_poll = call == crew.poll
-        try:
-            answer = ray.get(call)
-        except RayTaskError as error:
-            return self._fail("stage", {"error": str(error.cause), "traceback": str(error)})
-        except OutOfMemoryError as error:
-            return self._lost(crew, first_line(error), OUT_OF_MEMORY)
-        except (RayActorError, RayError) as error:
-            return self._lost(crew, first_line(error))
-        if is_poll:
-            return self._hear(crew, answer)
-        crew.call = None
-        crew.since = time.monotonic()
+        match heard.answer:
+            case Broken(error, traceback):
+                return self._fail("stage", {"error": error, "traceback": traceback})
+            case Lost(reason, sort):
+                return self._lost(heard.worker, reason, sort)
+            case news if heard.polled:
+                return self._hear(crew, news)
+            case news:
+                return self._answered(heard.worker, crew, news)
+
+    def tick(self) -> None:
+        """Polls the workers at work and gives up those that showed no progress in time."""
+        now, deadline = time.monotonic(), self.plan.stage.options.deadline_s
+        poll_s = min(
+            max(_POLL_S, len(self._crew) / _POLLS_A_SECOND), max(_POLL_S, deadline / _LOOKS_A_DEADLINE)
+        )
+        for worker, crew in list(self._crew.items()):
+            if not crew.at_work or worker not in self._crew:
+                continue
+            if self._stop_at is not None and now > self._stop_at:
+                self._dismiss(worker)
+            elif now - crew.since > deadline:
+                self._overdue(worker)
+            elif crew.loaded and not crew.asked and now - crew.polled > poll_s:
+                crew.polled, crew.asked = now, True
+                self._hands.poll(worker)
+
+    def stop(self) -> None:
+        """Asks every worker to save its progress and stop; those that do not in time are ended."""
+        self._todo.clear()
+        self.outcome.stopped = True
+        self._stop_at = time.monotonic() + _STOP_S
+        for worker, crew in list(self._crew.items()):
+            if crew.shard is None:
+                self._dismiss(worker)
+            else:
+                self._hands.stop(worker)
+
+    def kill(self) -> None:
+        """Ends every worker now."""
+        for worker in list(self._crew):
+            self._dismiss(worker)
+
+    def _hire(self) -> None:
+        self._crew[self._hands.hire(closing=not self._todo)] = Crew()
+
+    def _dismiss(self, worker: int) -> None:
+        self._hands.dismiss(worker)
+        del self._crew[worker]
+
+    def _answered(self, worker: int, crew: Crew, answer: News) -> None:
+        """The end of a call: the worker is idle, and gets something to do or goes."""
+        crew.at_work, crew.since = False, time.monotonic()
         if crew.closing:
             return self._closed(answer)
         if not crew.loaded:
@@ -116,88 +182,35 @@ class ShardedStage:
         else:
             self._computed(crew, answer)
             if answer.get("class") == OUT_OF_MEMORY:
-                self._replace(crew)
-                return None
-        return self._next(crew)
+                return self._replace(worker)
+        return self._next(worker, crew)
 
-    def tick(self) -> None:
-        """Polls the workers at work and gives up those that showed no progress in time."""
-        now = time.monotonic()
-        for crew in list(self._crew):
-            if crew.call is None:
-                continue
-            if self._stop_at is not None and now > self._stop_at:
-                self._dismiss(crew)
-            elif now - crew.since > self.plan.stage.options.deadline_s:
-                self._overdue(crew)
-            elif crew.loaded and crew.poll is None and now - crew.polled > _POLL_S:
-                crew.polled, crew.poll = now, crew.actor.poll.remote()
-
-    def stop(self) -> None:
-        """Asks every worker to save its progress and stop; those that do not in time are ended."""
-        self._todo.clear()
-        self.outcome.stopped = True
-        self._stop_at = time.monotonic() + _STOP_S
-        for crew in list(self._crew):
-            if crew.shard is None:
-                self._dismiss(crew)
-            else:
-                crew.actor.stop.remote()
-
-    def kill(self) -> None:
-        """Ends every worker now."""
-        for crew in list(self._crew):
-            self._dismiss(crew)
-
-    def _hire(self) -> None:
-        needs = self.plan.needs
-        options = {
-            "num_cpus": needs.cpus,
-            "num_gpus": needs.gpus,
-            "memory": int(needs.memory_gb * GB),
-            "max_concurrency": 2,
-            "max_restarts": 0,
-            "scheduling_strategy": "DEFAULT",  # not the placement group of a trial that hires it
-        }
-        actor: Any = ray.remote(_RayWorker).options(**options).remote(self._told)
-        self._crew.append(Crew(actor, actor.load.remote()))
-
-    def _dismiss(self, crew: Crew) -> None:
-        ray.kill(crew.actor)
-        self._crew.remove(crew)
-
-    def _replace(self, crew: Crew) -> None:
+    def _replace(self, worker: int) -> None:
         """A fresh process in place of one whose memory is used up or torn to pieces."""
-        self._dismiss(crew)
+        self._dismiss(worker)
+        self._refill()
+
+    def _refill(self) -> None:
         if self._todo or (not self._crew and not self.outcome.failures and not self.outcome.stopped):
             self._hire()
 
-    def _next(self, crew: Crew) -> None:
+    def _next(self, worker: int, crew: Crew) -> None:
         """Gives an idle worker its next shard; ends it, or lets it close the stage, when there is none."""
         if self._todo:
-            index = self._pick(crew.node)
+            index = self._todo.take(crew.node)
             shard = self.plan.shards[index]
-            crew.shard, crew.since = index, time.monotonic()
-            key = self.plan.shard_keys[index]
-            crew.call = crew.actor.compute.remote(key, dict(shard.identity), shard.label)
+            crew.at_work, crew.shard, crew.since = True, index, time.monotonic()
+            self._hands.compute(worker, self.plan.shard_keys[index], shard.identity, shard.label)
         elif len(self._crew) > 1 or self.outcome.failures or self.outcome.stopped:
-            self._dismiss(crew)
+            self._dismiss(worker)
+        elif self._hands.can_close(worker):
+            crew.at_work, crew.closing, crew.since = True, True, time.monotonic()
+            self._hands.close(worker, self.plan.key, self.plan.shard_keys)
         else:
-            self._close(crew)
+            self._dismiss(worker)
+            self._hire()
 
-    def _pick(self, node: str) -> int:
-        """The next shard, before others one that did not fail on this worker's node."""
-        for position, index in enumerate(self._todo):
-            if self._avoid.get(index) != node:
-                del self._todo[position]
-                return index
-        return self._todo.popleft()
-
-    def _close(self, crew: Crew) -> None:
-        crew.closing, crew.shard, crew.since = True, None, time.monotonic()
-        crew.call = crew.actor.close.remote(self.plan.key, list(self.plan.shard_keys))
-
-    def _closed(self, answer: dict[str, Any]) -> None:
+    def _closed(self, answer: News) -> None:
         self._on_news(answer["shard"], answer)
         if answer["state"] == "done":
             self.outcome.closed = True
@@ -205,7 +218,7 @@ class ShardedStage:
         else:
             self._fail("closing step", answer)
 
-    def _computed(self, crew: Crew, answer: dict[str, Any]) -> None:
+    def _computed(self, crew: Crew, answer: News) -> None:
         assert crew.shard is not None
         index, crew.shard = crew.shard, None
         self._on_news(answer["shard"], answer)
@@ -214,28 +227,29 @@ class ShardedStage:
         elif answer["state"] == "failed":
             self._failed(index, answer, crew.node)
 
-    def _failed(self, index: int, problem: dict[str, Any], node: str) -> None:
+    def _failed(self, index: int, problem: News, node: str) -> None:
         """Tries a shard again, elsewhere if there is an elsewhere, or puts it aside."""
         shard = self.plan.shards[index]
         self._attempts[index] += 1
         stopping = self.outcome.stopped
         if not stopping and problem.get("retry") and self._attempts[index] <= self.plan.stage.options.retries:
-            self._avoid[index] = node
-            self._todo.append(index)
+            self._todo.put_back(index, node)
             self._on_retry(shard.label, f"{problem['error']}; tried again")
             return
-        problem = {"node": node, "attempts": self._attempts[index]} | problem
-        self._put_aside(shard.label, dict(shard.identity), problem)
+        problem = {"node": node, "attempts": self._attempts[index], **problem}
+        self._put_aside(shard.label, shard.identity, problem)
 
-    def _put_aside(self, label: str, identity: Mapping[str, Json], problem: Mapping[str, Any]) -> None:
+    def _put_aside(self, label: str, identity: Mapping[str, Json], problem: News) -> None:
         kept = {
             name: problem[name]
             for name in ("error", "traceback", "class", "rank", "node", "attempts")
             if name in problem
         }
-        self.outcome.failures[label] = {**kept, "identity": dict(identity)}
+        self.outcome.failed += 1
+        if len(self.outcome.failures) < _KEPT_FAILURES or not identity:
+            self.outcome.failures[label] = {**kept, "identity": dict(identity)}
 
-    def _fail(self, label: str, problem: Mapping[str, Any]) -> None:
+    def _fail(self, label: str, problem: News) -> None:
         """The stage as a whole cannot go on."""
         self._put_aside(label, {}, problem)
         self._todo.clear()
@@ -243,31 +257,32 @@ class ShardedStage:
 
     def _hear(self, crew: Crew, news: News) -> None:
         """Takes what a poll brought; the worker may have gone on to another shard since."""
-        crew.poll = None
+        crew.asked = False
         if not news:
             return
         if (news["shard"], news["beats"]) != crew.heard:
             crew.heard, crew.since = (news["shard"], news["beats"]), time.monotonic()
         self._on_news(news["shard"], news)
 
-    def _lost(self, crew: Crew, reason: str, sort: str = "worker died") -> None:
+    def _lost(self, worker: int, reason: str, sort: str = "worker died") -> None:
         """A worker or its node died, or cannot be reached: its shard goes back, another takes its place."""
-        self._dismiss(crew)
+        crew = self._crew[worker]
+        self._dismiss(worker)
         if crew.shard is not None:
             problem = {"error": f"worker died: {reason}", "class": sort, "retry": True}
             self._failed(crew.shard, problem, crew.node)
-        else:
-            self._lost_idle += 1
-        if self._lost_idle > self.plan.stage.options.retries:
-            return self._fail("stage", {"error": f"workers die before they start: {reason}"})
-        if self._todo or (not self._crew and not self.outcome.failures and not self.outcome.stopped):
-            self._hire()
-        return None
+            return self._refill()
+        self._lost_idle += 1
+        if self._lost_idle <= self.plan.stage.options.retries:
+            return self._refill()
+        if any(other.loaded for other in self._crew.values()):
+            return None  # there is something about its node; the others go on
+        return self._fail("stage", {"error": f"workers die before they start: {reason}"})
 
-    def _overdue(self, crew: Crew) -> None:
-        deadline = self.plan.stage.options.deadline_s
-        if not crew.loaded and any(other.loaded for other in self._crew):
-            return self._dismiss(crew)  # its node is gone or taken; the others go on
+    def _overdue(self, worker: int) -> None:
+        deadline, crew = self.plan.stage.options.deadline_s, self._crew[worker]
+        if not crew.loaded and any(other.loaded for other in self._crew.values()):
+            return self._dismiss(worker)  # its node is gone or taken; the others go on
         if not crew.loaded:
             needs, offer = self.plan.needs, self._offer
             return self._fail(
@@ -278,22 +293,4 @@ class ShardedStage:
                     f"gpus, {offer.memory_gb:g} GB"
                 },
             )
-        return self._lost(crew, f"no progress for {deadline:g} s (deadline_s of the stage)")
-
-
-class _RayWorker(Worker):
-    """The worker as a Ray actor: adds only what Ray knows."""
-
-    def load(self) -> dict[str, Any]:
-        return super().load() | {"node": ray.get_runtime_context().get_node_id()}
-
-
-def wait_for(stages: Iterable[ShardedStage], timeout_s: float) -> None:
-    """Waits for the next answer of any stage and hands out all that are ready."""
-    owners = {call: stage for stage in stages for call in stage.calls}
-    if not owners:
-        return
-    ready, _ = ray.wait(list(owners), num_returns=1, timeout=timeout_s)
-    more, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
-    for call in dict.fromkeys([*ready, *more]):
-        owners[call].handle(call)
+        return self._lost(worker, f"no progress for {deadline:g} s (deadline_s of the stage)")

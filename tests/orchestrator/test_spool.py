@@ -66,6 +66,19 @@ def test_only_the_new_values_of_a_step_are_added(path):
     assert [event["values"] for event in events(spool)] == [{"loss": 1.0}, {"accuracy": 0.5}]
 
 
+def test_curves_of_very_many_points_are_thinned_and_stay_so(path, monkeypatch):
+    monkeypatch.setattr("orchestrator.spool._POINTS", 100)
+    for _ in range(2):  # the second time as after a resume
+        spool = Spool(path)
+        for step in range(0, 20_000, 10):
+            spool.metrics("experts", "expert=0", step, {"loss": 1.0})
+        spool.close()
+        steps = [event["step"] for event in events(spool)]
+        assert steps[:100] == list(range(0, 1000, 10))
+        assert 300 < len(steps) < 500
+        assert max(steps) > 19_000
+
+
 def test_points_keep_the_time_they_were_logged(path):
     spool = Spool(path)
     spool.metrics("s", "", 1, {"loss": 1.0}, time_ms=1234)

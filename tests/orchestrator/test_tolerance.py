@@ -42,9 +42,13 @@ def test_how_many_failures_are_too_many(tmp_path):
     store = Store.open(str(tmp_path / "store"))
     (walk,) = make_plan(load_experiment(experiment), store, local.offer()).stages
     failed = {f"walk={number}": {"error": "e", "identity": {"walk": number}} for number in range(4)}
-    assert tolerable(walk, Outcome(failures=dict(list(failed.items())[:3])))
-    assert not tolerable(walk, Outcome(failures=failed))
-    assert not tolerable(walk, Outcome(failures={"closing step": {"error": "e", "identity": {}}}))
+    three = dict(list(failed.items())[:3])
+    assert tolerable(walk, Outcome(failed=3, failures=three))
+    assert not tolerable(walk, Outcome(failed=4, failures=failed))
+    assert not tolerable(
+        walk, Outcome(failed=3, failures=dict(list(failed.items())[:2]))
+    )  # of one it is not known
+    assert not tolerable(walk, Outcome(failed=1, failures={"closing step": {"error": "e", "identity": {}}}))
 
 
 def test_a_task_that_needs_all_its_shards_refuses(tmp_path):
