@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.errors import LimbeckError
+from orchestrator.errors import LimbeckError, last_line
 from orchestrator.feasibility import GB, Offer
 
 _OBJECT_STORE_BYTES = 200 * 10**6
@@ -54,8 +54,11 @@ def session(offered: Offer) -> Iterator[None]:
             configure_logging=False,
             namespace="limbeck",
         )
-    except (RuntimeError, OSError, ValueError, ConnectionError) as error:
-        raise LimbeckError(f"Ray does not start on this machine: {error}; see `limbeck doctor`") from error
+    except Exception as error:  # noqa: BLE001 - Ray raises a bare one where it is not up in 30 s
+        raise LimbeckError(
+            f"Ray does not start on this machine: {last_line(str(error))}; see `limbeck doctor`, and whether the "
+            "machine is overloaded"
+        ) from error
     with until_shut_down():
         yield
 
