@@ -54,7 +54,7 @@ def session(offered: Offer) -> Iterator[None]:
             configure_logging=False,
             namespace="limbeck",
         )
-    except Exception as error:  # noqa: BLE001 - Ray raises a bare one where it is not up in 30 s
+    except Exception as error:  # a bare one where Ray is not up in 30 s
         raise LimbeckError(
             f"Ray does not start on this machine: {last_line(str(error))}; see `limbeck doctor`, and whether the "
             "machine is overloaded"
