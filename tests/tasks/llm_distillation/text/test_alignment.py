@@ -62,6 +62,7 @@ def test_a_tokenizer_that_loses_spaces_is_refused():
         check_keeps_text(tiny.word_tokenizer(), "student")
 
 
+@pytest.mark.slow
 @tiny.needs("lm_stories260k")
 @tiny.needs("smollm2_135m_instruct")
 def test_sentencepiece_and_byte_level_bpe_meet():
