@@ -34,6 +34,17 @@ app.add_typer(artifacts, name="artifacts")
 
 
 @app.command()
+def init(
+    path: Annotated[Path, typer.Argument(metavar="[FILE]", help="The file to write.")] = Path("first.yaml"),
+    as_json: AsJson = False,
+) -> None:
+    """Write a first experiment to start from."""
+    from orchestrator.verbs import starting
+
+    starting.init(path, as_json)
+
+
+@app.command()
 def run(
     experiment: ExperimentPath,
     overrides: Overrides = None,

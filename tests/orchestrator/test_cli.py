@@ -10,6 +10,7 @@ import typer
 from orchestrator.cli import app
 
 SURFACE = {
+    "init": "path --json",
     "run": "experiment overrides --store --tracking --only --from --fresh --json",
     "tune": "experiment overrides --store --tracking --json",
     "plan": "experiment overrides --store --only --from --fresh --json",
@@ -95,6 +96,19 @@ def test_tasks_datasets_and_schema_answer(tmp_path):
 
 def test_schema_of_an_unknown_task():
     assert "did you mean 'trajectory_matching'" in limbeck("schema", "trajectory_matchin", code=2).stderr
+
+
+def test_init_writes_an_experiment_that_can_be_planned_and_overwrites_nothing(tmp_path):
+    path = tmp_path / "my first.yaml"
+    assert json.loads(limbeck("init", str(path), "--json").stdout) == {"path": str(path)}
+    plan = json.loads(limbeck("plan", str(path), "--store", str(tmp_path / "s"), "--json").stdout)
+    assert plan["feasible"]
+    assert list(plan["stages"]) == ["experts", "distilled", "scores"]
+    assert f"limbeck run '{path}' " in path.read_text()
+    path.write_text("mine")
+    assert "is there already" in limbeck("init", str(path), code=2).stderr
+    assert path.read_text() == "mine"
+    assert "cannot be written" in limbeck("init", str(tmp_path / "none/x.yaml"), code=2).stderr
 
 
 def test_doctor_answers(tmp_path):
