@@ -10,6 +10,7 @@ KINDS = {
     "local": "clusters.local_job",
     "existing": "clusters.existing",
     "kubernetes": "clusters.kubernetes",
+    "slurm": "clusters.slurm",
     "skypilot": "clusters.skypilot",
 }
 

@@ -16,6 +16,7 @@ from clusters import profile as base
 from clusters.attached import ADDRESS
 from clusters.launcher import Check, Order, Status, Submission
 from clusters.supervisor import GRACE_S, OUT_OF_TIME, STOPPED, kill_tree, supervised
+from clusters.tail import lines
 from orchestrator.errors import last_line
 from orchestrator.store import Owner, fate
 
@@ -93,17 +94,7 @@ def status(profile: Profile, handle: str) -> Status:
 
 def logs(profile: Profile, handle: str, follow: bool) -> Iterator[str]:
     """Lines of its output."""
-    with (Path(handle) / _LOG).open(errors="replace") as log:
-        begun = ""
-        while True:
-            over = not follow or status(profile, handle).phase != "running"
-            *lines, begun = (begun + log.read()).split("\n")
-            yield from lines
-            if over:
-                break
-            time.sleep(_LOOK_S)
-        if begun:
-            yield begun
+    return lines(Path(handle) / _LOG, lambda: not follow or status(profile, handle).phase != "running")
 
 
 def stop(profile: Profile, handle: str) -> None:

@@ -33,7 +33,7 @@ class Profile(Settings):
     """Fields that a kind cannot honour, each with the reason; a profile that gives one is refused."""
 
     kind: str
-    """local, existing, kubernetes or skypilot."""
+    """local, existing, slurm, kubernetes or skypilot."""
     store: str | None = None
     """The store as the cluster's nodes see it: a folder that they all share, or s3://BUCKET/PREFIX; unset: --store."""
     tracking: str | None = None

@@ -41,16 +41,6 @@ _PHASES: dict[str, Phase] = {
     "CANCELLED": "stopped",
 }
 """Of what SkyPilot says; all that begins with FAILED is failed."""
-_WAIT = """
-import sys, time
-import ray
-address, wanted, deadline = sys.argv[1], int(sys.argv[2]), time.monotonic() + float(sys.argv[3])
-ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-while (there := sum(node["Alive"] for node in ray.nodes())) < wanted:
-    if time.monotonic() > deadline:
-        sys.exit(f"limbeck: {there} of {wanted} nodes have joined Ray after {sys.argv[3]} s")
-    time.sleep(2)
-"""
 
 
 class Profile(base.Profile):
@@ -181,7 +171,7 @@ if [ "$SKYPILOT_NODE_RANK" != 0 ]; then
 fi
 ray start --head --node-ip-address "${{address%:*}}" --port {PORT} --dashboard-agent-listen-port {_AGENT_PORT} \\
   --include-dashboard false --disable-usage-stats
-{python} -c {shlex.quote(_WAIT)} "$address" {nodes} {_JOIN_S}
+{python} -m clusters.joined "$address" {nodes} {_JOIN_S}
 export {ADDRESS}="$address"
 exec {shlex.join(run)}
 """

@@ -59,6 +59,15 @@ class Supervisor:
         """May be called from a signal handler."""
         self._stop = True
 
+    def expire(self, *_: Any) -> None:
+        """The time is over. May be called from a signal handler."""
+        self._deadline = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether a stop was asked for, or the time is over."""
+        return self._stop or self._late
+
     def run(self) -> int:
         """The exit code."""
         for attempt in range(1 + self._retries):
@@ -71,8 +80,10 @@ class Supervisor:
         return code
 
     def _once(self) -> int:
+        if self.over:
+            return STOPPED if self._stop else OUT_OF_TIME
         child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, cwd=self._folder)
-        while child.poll() is None and not self._stop and not self._late:
+        while child.poll() is None and not self.over:
             time.sleep(_LOOK_S)
         if child.poll() is None:
             _say("stopping" if self._stop else "the time limit is reached")
@@ -82,7 +93,7 @@ class Supervisor:
 
     @property
     def _late(self) -> bool:
-        return self._deadline is not None and time.monotonic() > self._deadline
+        return self._deadline is not None and time.monotonic() >= self._deadline
 
 
 def _end(child: "subprocess.Popen[bytes]", tell: bool) -> None:

@@ -56,16 +56,7 @@ if [ "$SKYPILOT_NODE_RANK" != 0 ]; then
 fi
 ray start --head --node-ip-address "${address%:*}" --port 6379 --dashboard-agent-listen-port 52366 \
   --include-dashboard false --disable-usage-stats
-python3 -c '
-import sys, time
-import ray
-address, wanted, deadline = sys.argv[1], int(sys.argv[2]), time.monotonic() + float(sys.argv[3])
-ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-while (there := sum(node["Alive"] for node in ray.nodes())) < wanted:
-    if time.monotonic() > deadline:
-        sys.exit(f"limbeck: {there} of {wanted} nodes have joined Ray after {sys.argv[3]} s")
-    time.sleep(2)
-' "$address" 2 600
+python3 -m clusters.joined "$address" 2 600
 export LIMBECK_RAY_ADDRESS="$address"
 exec python3 -m clusters.supervisor --retries 2 --time-limit 3600 -- python3 -m orchestrator run digits.yaml seed=3 --store s3://bucket/limbeck
 """  # noqa: E501

@@ -1,0 +1,100 @@
+"""Ray's processes on one node that may be shared with others: own ports, own files, and an end of these alone."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from clusters.supervisor import kill_tree
+from orchestrator.errors import LimbeckError, last_line
+
+_OBJECT_STORE_BYTES = 200 * 10**6
+"""Ray carries only small answers: data goes through the store."""
+_STARTED = "ray_current_cluster"
+"""Where `ray start` writes the address when all its processes run."""
+_LOOK_S = 0.5
+_END_S = 10.0
+
+
+@dataclass(frozen=True)
+class RayNode:
+    """Its processes."""
+
+    start: "subprocess.Popen[bytes]"
+    """`ray start --block`, which lives as long as they do."""
+    files: Path
+    """Ray's folder."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether none of them has ended."""
+        return self.start.poll() is None
+
+    def up(self, over: Callable[[], bool]) -> bool:
+        """True once all have started; False where that is `over`, or one has ended, before."""
+        while self.alive and not over():
+            if (self.files / _STARTED).exists():
+                return True
+            time.sleep(_LOOK_S)
+        return False
+
+
+@contextlib.contextmanager
+def ray_node(options: Sequence[str], scratch: str) -> Iterator[RayNode]:
+    """`ray start OPTIONS` while the context lasts; its files lie in a folder of their own in `scratch`."""
+    with tempfile.TemporaryDirectory(prefix="limbeck-", dir=scratch, ignore_cleanup_errors=True) as files:
+        said = Path(files) / "start.txt"
+        own = (f"--temp-dir={files}", f"--object-store-memory={_OBJECT_STORE_BYTES}")
+        start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options, *own]
+        with said.open("wb") as out:
+            process = subprocess.Popen(
+                [*start, "--dashboard-agent-listen-port=0"],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        node = RayNode(process, Path(files))
+        try:
+            yield node
+            if not node.alive:
+                raise LimbeckError(f"Ray has ended: {last_line(said.read_text(errors='replace'))}")
+        finally:
+            _end(process)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this node that nobody listens on now."""
+    with contextlib.ExitStack() as held:
+        taken = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in taken:
+            one.bind(("", 0))
+        return [int(one.getsockname()[1]) for one in taken]
+
+
+def ip_of(interface: str) -> str:
+    """This node's IPv4 address there; LimbeckError names the interfaces that it has."""
+    found = psutil.net_if_addrs()
+    for address in found.get(interface, []):
+        if address.family == socket.AF_INET:
+            return str(address.address)
+    raise LimbeckError(f"interface {interface}: no IPv4 address; there are {', '.join(found)}")
+
+
+def _end(ray: "subprocess.Popen[bytes]") -> None:
+    """Asks first; what is left of its processes is killed."""
+    family = psutil.Process(ray.pid).children(recursive=True) if ray.poll() is None else []
+    ray.terminate()
+    try:
+        ray.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        kill_tree(ray.pid)
+        ray.wait()
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(family, timeout=_END_S)
