@@ -125,7 +125,11 @@ def stop(profile: Profile, handle: str) -> None:
     (place / STOP).touch(mode=0o600)
     number = (place / _NUMBER).read_text()
     how = [f"--signal={END_SIGNAL.name.removeprefix('SIG')}"] if now.phase == "running" else []
-    ask(["scancel", *how, number], profile.wait_s)
+    try:
+        ask(["scancel", *how, number], profile.wait_s)
+    except Unanswered as error:
+        if "already completing" not in str(error):  # it ends by itself
+            raise
 
 
 class _Over:

@@ -60,6 +60,16 @@ def test_the_time_limit_ends_it_for_good():
     assert Supervisor(python("import time; time.sleep(60)"), retries=5, time_limit_s=0.5).run() == OUT_OF_TIME
 
 
+def test_its_time_can_be_declared_over():
+    care = Supervisor(python("import time; time.sleep(60)"), retries=5)
+    assert not care.over
+    threading.Timer(0.5, care.expire).start()
+    assert care.run() == OUT_OF_TIME
+    assert care.over
+    care.stop()
+    assert care.run() == STOPPED  # it is not started any more
+
+
 def test_one_that_does_not_hear_is_killed_with_its_children(tmp_path, monkeypatch):
     monkeypatch.setattr(supervisor, "GRACE_S", 0.5)
     code = (
