@@ -81,11 +81,10 @@ class Node:
         own = (f"--ray-client-server-port={client_port}", "--disable-usage-stats")
         code = 1
         try:
-            with ray_node((*head, *own, *self._has), given.scratch) as ray:
-                if ray.up(lambda: care.over):
-                    say(self.folder, Word(self.attempt, address))
-                    os.environ[ADDRESS] = address
-                code = care.run() if ray.alive else 1
+            with ray_node((*head, *own, *self._has), given.scratch, given.join_s, lambda: care.over):
+                say(self.folder, Word(self.attempt, address))
+                os.environ[ADDRESS] = address
+                code = care.run()
         finally:
             say(self.folder, Word(self.attempt, address, code))
         if code == OUT_OF_TIME and self.attempt < given.requeues:
@@ -101,13 +100,18 @@ class Node:
             if time.monotonic() > deadline:
                 raise LimbeckError(f"the first node named no Ray within {self.given.join_s} s")
             time.sleep(_LOOK_S)
-        if word.code is not None:
+        if self._over():
             return 0
         own = [] if self.given.interface is None else [f"--node-ip-address={ip_of(self.given.interface)}"]
-        with ray_node((f"--address={word.address}", *own, *self._has), self.given.scratch) as ray:
-            while (word := self._word()) is not None and word.code is None and ray.alive:
+        options = (f"--address={word.address}", *own, *self._has)
+        with ray_node(options, self.given.scratch, self.given.join_s, self._over) as ray:
+            while ray.alive and not self._over():
                 time.sleep(_LOOK_S)
         return 0
+
+    def _over(self) -> bool:
+        """Whether the first node's command has ended."""
+        return (word := self._word()) is None or word.code is not None
 
     def _host(self) -> str:
         if self.given.interface is not None:

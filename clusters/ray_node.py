@@ -19,6 +19,7 @@ _OBJECT_STORE_BYTES = 200 * 10**6
 """Ray carries only small answers: data goes through the store."""
 _STARTED = "ray_current_cluster"
 """Where `ray start` writes the address when all its processes run."""
+_SAID = "start.txt"
 _LOOK_S = 0.5
 _END_S = 10.0
 
@@ -45,24 +46,46 @@ class RayNode:
             time.sleep(_LOOK_S)
         return False
 
+    @property
+    def said(self) -> str:
+        """What it said last."""
+        return last_line((self.files / _SAID).read_text(errors="replace"))
+
 
 @contextlib.contextmanager
-def ray_node(options: Sequence[str], scratch: str) -> Iterator[RayNode]:
-    """`ray start OPTIONS` while the context lasts; its files lie in a folder of their own in `scratch`."""
+def ray_node(
+    options: Sequence[str], scratch: str, wait_s: float, over: Callable[[], bool]
+) -> Iterator[RayNode]:
+    """`ray start OPTIONS`, up unless that is `over`; it is ended with the context.
+
+    Ray gives a node 30 s to start, in which a busy machine may not: then it is tried again, for `wait_s` seconds.
+    LimbeckError where it does not start, or has ended within the context.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        with _started(options, scratch) as node:
+            if node.up(over) or over():
+                yield node
+                if not node.alive:
+                    raise LimbeckError(f"Ray has ended: {node.said}")
+                return
+            if time.monotonic() > deadline:
+                raise LimbeckError(f"Ray does not start: {node.said}")
+
+
+@contextlib.contextmanager
+def _started(options: Sequence[str], scratch: str) -> Iterator[RayNode]:
+    """Its files lie in a folder of their own in `scratch`."""
     with tempfile.TemporaryDirectory(prefix="limbeck-", dir=scratch, ignore_cleanup_errors=True) as files:
-        said = Path(files) / "start.txt"
         own = (f"--temp-dir={files}", f"--object-store-memory={_OBJECT_STORE_BYTES}")
         start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options, *own]
-        with said.open("wb") as out:
+        with (Path(files) / _SAID).open("wb") as out:
             process = subprocess.Popen(
                 [*start, "--dashboard-agent-listen-port=0"],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        node = RayNode(process, Path(files))
         try:
-            yield node
-            if not node.alive:
-                raise LimbeckError(f"Ray has ended: {last_line(said.read_text(errors='replace'))}")
+            yield RayNode(process, Path(files))
         finally:
             _end(process)
 

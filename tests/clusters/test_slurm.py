@@ -290,8 +290,8 @@ def login(cluster, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_jobs_on_a_real_slurm(cluster, login, tmp_path):
-    """All at once, which takes as long as the longest: one that is queued again and goes on, one whose store the nodes
-    do not share, one that is stopped, one that is stopped while it waits, one whose time is over."""
+    """Several at once, which takes as long as the longest: one that is queued again and goes on, one whose store the
+    nodes do not share, one that is stopped, one that is stopped while it waits, one whose time is over."""
     home, local = cluster.conf.parent / "home" / "jobs", str(cluster.local)
     two = {"resources": {"nodes": 2, "cpus": 2, "memory_gb": 2}, "scratch": local}
     one = two | {"resources": {"cpus": 1, "memory_gb": 2}}
@@ -301,10 +301,7 @@ def test_jobs_on_a_real_slurm(cluster, login, tmp_path):
     assert login.limbeck("clusters", again_profile, "--check", "--json").json[0]["ok"]
     again = login.launch(again_profile, "walk.pause_s=1")
     late = login.launch(login.profile("late", **one, time_limit_s=120), *hang)
-    stopped = login.launch(login.profile("stopped", **one), *hang)
-    apart = login.launch(login.profile("apart", **two), store=cluster.local / "store")
     waits = login.launch(login.profile("waits", **one, options=["--begin=now+1hour"]))
-
     assert login.phase(waits)[0] == "waiting"
     login.limbeck("stop", waits)
     assert login.phase(waits)[0] == "stopped"
@@ -313,6 +310,8 @@ def test_jobs_on_a_real_slurm(cluster, login, tmp_path):
     assert login.phase(again)[0] == "running"
     number = (home / again / "slurm_job").read_text()
     subprocess.run(["scancel", "--signal=URG", number], check=True)  # as Slurm when the time is nearly over
+    stopped = login.launch(login.profile("stopped", **one), *hang)
+    apart = login.launch(login.profile("apart", **two), store=cluster.local / "store")
 
     login.marked("stopped", "trouble")
     login.limbeck("stop", stopped)
