@@ -396,6 +396,8 @@ class Run:
             cached_shards=len(plan.shards) - len(plan.todo) - before,
             computed_shards=before + (outcome.computed if outcome else 0),
             failed_shards=_failed(progress), seconds=round(progress.seconds, 3), metrics=progress.metrics,
+            planned_seconds=plan.seconds if plan.selected else None,
+            planned_bytes=plan.disk_bytes if plan.selected else None,
         )  # fmt: skip
 
 

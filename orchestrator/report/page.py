@@ -27,20 +27,21 @@ def render(subject: Subject, state: str) -> str:
     run, found = subject.run, ancestors.boxes(subject)
     yaml = write_values(run.document)
     spent = None if run.ended is None else (run.ended - run.started) / 1000
-    page: str = _template().render(
+    page: str = template("page.html").render(
         run=run, state=state, spent=spent, overrides=" ".join(run.overrides),
         numbers=number_tables(_metrics(subject)), pictures=pictures(subject), charts=charts(subject),
         samples=samples(subject), tables=tables(subject), summary=SUMMARY, boxes=found,
         graph=graph.draw(found) if found else Markup(""), stages=[_stage(stage) for stage in subject.stages],
         failures=subject.failures, made_with=_made_with(subject), yaml=yaml, colours=COLOURS,
         yaml_uri="data:text/yaml;base64," + base64.b64encode(yaml.encode()).decode(),
-        command=f"limbeck run {shlex.quote(run.experiment)}.yaml", style=Markup(_read("style.css")),
+        command=f"limbeck run {shlex.quote(run.experiment)}.yaml", style=style(),
     )  # fmt: skip
     return page
 
 
 @functools.cache
-def _template() -> Any:
+def template(name: str) -> Any:
+    """One of this package's templates."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -51,7 +52,12 @@ def _template() -> Any:
         "moment": _moment,
         "measure": measure,
     }
-    return environment.from_string(_read("page.html"))
+    return environment.from_string(_read(name))
+
+
+def style() -> Markup:
+    """What all pages look like."""
+    return Markup(_read("style.css"))
 
 
 def _read(name: str) -> str:
@@ -82,6 +88,8 @@ def _stage(stage: StageView) -> dict[str, Any]:
         "done": stage.done, "shard_seconds": sum(shards) if shards else None,
         "at_work": sum(shards) / record.seconds if alone and shards else None,
         "bytes": manifest.bytes if manifest else None,
+        "planned_seconds": record.planned_seconds if record.state != "cached" else None,
+        "planned_bytes": record.planned_bytes if record.state != "cached" else None,
     }  # fmt: skip
 
 

@@ -199,6 +199,10 @@ class StageRecord:
     failed_shards: int = 0
     seconds: float = 0.0
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    planned_seconds: float | None = None
+    """What the plan gave this run for the stage; None where it did not know."""
+    planned_bytes: int | None = None
+    """What the plan thought that this run would add to the store."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,11 @@
-"""What a search leaves for people: a table, two plots and the best experiment, in its folder `results`."""
+"""What a search leaves for people: a page, a table, two plots and the best experiment, in its folder `results`."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.experiment import load_experiment
+from orchestrator.projection import REPORT
+from orchestrator.report.search_page import render_search
 from orchestrator.search import overrides
 from orchestrator.searchplots import history, parallel
 from orchestrator.spaces import Space
@@ -12,14 +14,17 @@ from orchestrator.yaml import write_values
 
 
 def save_results(book: Book, rows: Sequence[Row], space: Space, given: Sequence[str]) -> None:
-    """Writes trials.csv, and where a trial is done history.png, parallel.png and best.yaml."""
-    folder, best = book.results, best_of(rows, space.search)
-    (folder / "trials.csv").write_text(as_csv(ranked(rows, space.search)))
-    if best is None:
+    """Writes report.html and trials.csv, and where a trial is done history.png, parallel.png and best.yaml."""
+    folder, search, best = book.results, space.search, best_of(rows, space.search)
+    best_yaml = _best(book, best, space, given) if best else None
+    page = render_search(space.name, book.id, rows, search, space.document, best_yaml)
+    (folder / REPORT).write_text(page, encoding="utf-8")
+    (folder / "trials.csv").write_text(as_csv(ranked(rows, search)))
+    if best_yaml is None:
         return
-    (folder / "history.png").write_bytes(history(rows, space.search))
-    (folder / "parallel.png").write_bytes(parallel(rows, space.search))
-    (folder / "best.yaml").write_text(_best(book, best, space, given))
+    (folder / "history.png").write_bytes(history(rows, search))
+    (folder / "parallel.png").write_bytes(parallel(rows, search))
+    (folder / "best.yaml").write_text(best_yaml)
 
 
 def _best(book: Book, best: Row, space: Space, given: Sequence[str]) -> str:

@@ -15,11 +15,14 @@ from orchestrator.report.graph import Box
 from orchestrator.report.numbers import number_tables, split_names
 from orchestrator.report.page import render
 from orchestrator.report.pictures import is_drawing
+from orchestrator.report.search_page import render_search
 from orchestrator.report.subject import find_run, read_subject
+from orchestrator.search import Search
 from orchestrator.spool import Spool
 from orchestrator.store import RunRecord, Store
 from orchestrator.store.records import StageRecord
 from orchestrator.task import Output
+from orchestrator.trials import Row
 
 SECTIONS = ["results", "pictures", "curves", "texts", "lineage", "tables", "time", "failures", "again"]
 KEY, BAD = "a" * 32, "b" * 32
@@ -57,8 +60,9 @@ def made(tmp_path_factory):
     store.commit_shard(KEY, {"n": 0}, "n=0", output, history=history, previews=shown)
     store.save_plan("r-1", {"s": [KEY, BAD]})
     stage = StageRecord(
-        stage="s", task="t", artifact=None, state="failed", computed_shards=1, failed_shards=1
-    )
+        stage="s", task="t", artifact=None, state="failed", computed_shards=1, failed_shards=1,
+        planned_seconds=75.0, planned_bytes=3_000_000,
+    )  # fmt: skip
     store.save_run(
         RunRecord(run_id="r-1", experiment=f"r{EVIL}", document={"name": EVIL}, overrides=[], state="failed",
                   started=1, ended=2000, stages=[stage])
@@ -102,6 +106,53 @@ def test_the_same_run_gives_the_same_page(made):
     assert render(read_subject(store, "r-1", events), "failed") == render(
         read_subject(store, "r-1", events), "failed"
     )
+
+
+def test_what_was_planned_stands_beside_what_it_took(made):
+    store, events = made
+    row = (
+        render(read_subject(store, "r-1", events), "failed")
+        .partition('id="time"')[2]
+        .partition("</tbody>")[0]
+    )
+    assert "1 min 15 s" in row
+    assert "3.0 MB" in row
+
+
+def search_page(rows):
+    search = Search.model_validate(
+        {
+            "metric": "s.accuracy",
+            "space": {"s.lr": {"loguniform": (0.1, 1.0)}, "s.option": {"choice": (EVIL, "b")}},
+        }
+    )
+    return render_search(f"x{EVIL}", "x-1", rows, search, {"name": EVIL}, "name: best\n")
+
+
+def test_the_page_of_a_search_has_the_best_the_table_and_the_plots():
+    common = {"run_id": "x-1-0000", "point": {"s.lr": 0.5, "s.option": EVIL}}
+    rows = [
+        Row(number=0, state="done", metric=0.5, curve=((1, 0.1), (2, 0.5)), **common),
+        Row(number=1, state="stopped", metric=0.25, curve=((1, 0.25),), **common),
+        Row(number=2, state="done", metric=0.75, seconds=75.0, **common),
+        Row(number=3, state="failed", error=EVIL, **common),
+    ]
+    text = search_page(rows)
+    page = Page(text)
+    assert page.sections == ["best", "trials", "history", "parallel", "curves", "space"]
+    assert "Trial 2: <strong>0.75</strong> in 1 min 15 s" in text
+    assert [number for number in "2013" if f'<th scope="row">{number}</th>' in text] == list("2013")
+    assert len(page.images) == 2
+    assert text.count('class="cross"') == 1
+    assert all(load.startswith(("#", "data:")) for load in page.loads)
+    assert "script" not in page.tags
+    assert text == search_page(rows)
+
+
+def test_the_page_of_a_search_without_a_trial_that_is_done():
+    page = Page(search_page([]))
+    assert page.images == []
+    assert "No trial is done." in search_page([])
 
 
 def test_a_run_is_found_by_id_start_and_experiment(made):
