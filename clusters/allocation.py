@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clusters.attached import ADDRESS
-from clusters.ray_node import free_ports, ip_of, ray_node
+from clusters.ray_node import free_port, ip_of, ray_node
 from clusters.supervisor import OUT_OF_TIME, Supervisor
 from orchestrator.errors import LimbeckError, last_line
 
@@ -72,16 +72,21 @@ class Node:
     def lead(self) -> int:
         """Ray's head, and the command under care. Returns the command's exit code."""
         given, host = self.given, self._host()
-        port, client_port = free_ports(2)
+        port = free_port()
         address = f"{host}:{port}"
         joined = ("clusters.joined", address, str(given.nodes), str(given.join_s))
         care = Supervisor((sys.executable, "-m", *joined, *given.command), given.retries)
         self._hear(care)
-        head = ("--head", f"--node-ip-address={host}", f"--port={port}", "--include-dashboard=false")
-        own = (f"--ray-client-server-port={client_port}", "--disable-usage-stats")
+        head = (
+            "--head",
+            f"--node-ip-address={host}",
+            f"--port={port}",
+            "--include-dashboard=false",
+            "--disable-usage-stats",
+        )
         code = 1
         try:
-            with ray_node((*head, *own, *self._has), given.scratch, given.join_s, lambda: care.over):
+            with ray_node((*head, *self._has), given.scratch, given.join_s, lambda: care.over):
                 say(self.folder, Word(self.attempt, address))
                 os.environ[ADDRESS] = address
                 code = care.run()

@@ -19,6 +19,12 @@ _OBJECT_STORE_BYTES = 200 * 10**6
 """Ray carries only small answers: data goes through the store."""
 _STARTED = "ray_current_cluster"
 """Where `ray start` writes the address when all its processes run."""
+_RAY = (
+    "from ray.scripts import scripts; scripts.get_ray_client_dependency_error = lambda: 'not wanted'; "
+    "scripts.main()"
+)
+"""Ray's command line, but for its client server: nobody needs it, it listens on the network, and where it is slow to
+start all of the node is ended. No option leaves it out."""
 _SAID = "start.txt"
 _LOOK_S = 0.5
 _END_S = 10.0
@@ -78,7 +84,7 @@ def _started(options: Sequence[str], scratch: str) -> Iterator[RayNode]:
     """Its files lie in a folder of their own in `scratch`."""
     with tempfile.TemporaryDirectory(prefix="limbeck-", dir=scratch, ignore_cleanup_errors=True) as files:
         own = (f"--temp-dir={files}", f"--object-store-memory={_OBJECT_STORE_BYTES}")
-        start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options, *own]
+        start = [sys.executable, "-c", _RAY, "start", "--block", *options, *own]
         with (Path(files) / _SAID).open("wb") as out:
             process = subprocess.Popen(
                 [*start, "--dashboard-agent-listen-port=0"],
@@ -90,13 +96,11 @@ def _started(options: Sequence[str], scratch: str) -> Iterator[RayNode]:
             _end(process)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of this node that nobody listens on now."""
-    with contextlib.ExitStack() as held:
-        taken = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in taken:
-            one.bind(("", 0))
-        return [int(one.getsockname()[1]) for one in taken]
+def free_port() -> int:
+    """A port of this node that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return int(free.getsockname()[1])
 
 
 def ip_of(interface: str) -> str:
