@@ -113,8 +113,9 @@ class Bytes(Protocol):
         ...
 
 
-def open_bytes(uri: str) -> Bytes:
-    """The place `uri` names: a path or `file://` path, s3://bucket/prefix, gs:// or az://."""
+def open_bytes(uri: str, patience_s: float | None = None) -> Bytes:
+    """The place `uri` names: a path or `file://` path, s3://bucket/prefix, gs:// or az://; `patience_s` is how long
+    a server that is away is waited for (unset: as long as work is worth)."""
     from orchestrator.store.folder import open_folder
 
     if not uri.strip() or "\0" in uri:
@@ -128,7 +129,7 @@ def open_bytes(uri: str) -> Bytes:
     if scheme in _REMOTE:
         from orchestrator.store.objects import open_objects
 
-        return open_objects(uri)
+        return open_objects(uri, patience_s)
     raise UserError(
         f"store {scheme}://...: this kind of store is unknown; expected a folder, as a path or file:///path, or "
         + ", ".join(f"{known}://bucket/prefix" for known in _REMOTE)

@@ -44,9 +44,9 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def open_objects(uri: str) -> "Objects":
+def open_objects(uri: str, patience_s: float | None = None) -> "Objects":
     """The place `uri` names, such as s3://bucket/prefix; no request is made. UserError for a wrong name."""
-    return Objects(Service.of(uri))
+    return Objects(Service.of(uri), patience_s=PATIENCE_S if patience_s is None else patience_s)
 
 
 class Objects:

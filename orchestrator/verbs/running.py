@@ -13,7 +13,7 @@ from orchestrator.errors import Infeasible, RunFailed
 from orchestrator.experiment import load_experiment
 from orchestrator.feasibility import GB, Offer, problems
 from orchestrator.identity import begin_run
-from orchestrator.places import home
+from orchestrator.places import home, is_remote
 from orchestrator.plan import Plan, StagePlan, make_plan
 from orchestrator.spool import EVENTS, Spool
 from orchestrator.store import RunRecord, Store, open_bytes
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from orchestrator.run import Run
 
 _DRAIN_S = 30.0
+_FIRST_S = 5.0
+"""For a store to answer before anything is begun."""
 
 
 def run(
@@ -134,9 +136,14 @@ def _offer(store: Store) -> Offer:
 
 
 def to_read(store_uri: str) -> Store:
-    """The store, or an empty one where none is yet: a plan makes nothing."""
-    space = open_bytes(store_uri)
-    return Store.over(space, create=False) if space.exists("store.json") else Store(space)
+    """The store, or an empty one where none is yet: a plan makes nothing. It waits for no server, and a bucket that
+    is not there is UserError."""
+    space = open_bytes(store_uri, patience_s=_FIRST_S)
+    if space.exists("store.json"):
+        return Store.over(space, create=False)
+    if is_remote(store_uri):
+        next(iter(space.list()), None)  # that an object is missing does not tell whether its bucket is
+    return Store(space)
 
 
 def _refuse_infeasible(made: Plan) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import stat
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from clusters import jobs
 from clusters.jobs import Job
-from orchestrator.errors import Infeasible, LimbeckError, UserError
+from orchestrator.errors import Infeasible, LimbeckError, StoreError, UserError
 from orchestrator.verbs import launching, watching
 
 WALKS = "name: Walks.of-1\nstages:\n  walk: {task: toy_walk, walks: 4}\n"
@@ -112,3 +113,20 @@ def test_a_profile_with_a_mistake_is_listed_with_it(here, capsys):
 def test_the_home_of_jobs_is_for_its_owner_alone(here):
     jobs.keep(Job(id="a-1", cluster="local", profile={"kind": "local"}, argv=(), submitted=1))
     assert stat.S_IMODE((here / "home" / "jobs" / "a-1").stat().st_mode) == 0o700
+
+
+@pytest.mark.timeout(60)
+def test_a_store_that_does_not_answer_is_given_up_soon(here, monkeypatch):
+    """A run waits for two minutes, as it has something to lose."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        (here / "there.yaml").write_text(
+            "kind: existing\naddress: http://127.0.0.1:9\nstore: s3://bucket/p\ntracking: http://127.0.0.1:9\n"
+        )
+        with pytest.raises(
+            StoreError, match=r"cannot read store\.json: connection refused; check the address"
+        ):
+            launching.launch(Path("walks.yaml"), (), "./there.yaml", None, None, dry_run=True, as_json=True)

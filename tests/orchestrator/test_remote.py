@@ -120,7 +120,9 @@ def test_a_bucket_asks_where_mlflow_is_to_be(bench, server, monkeypatch):
 
 
 def test_a_missing_bucket_is_one_line(bench):
-    for argv, code in ((["run", "walks.yaml"], 2), (["doctor"], 1)):
+    (bench.folder / "there.yaml").write_text("kind: existing\naddress: http://127.0.0.1:9\n")
+    launch = ["launch", "walks.yaml", "--cluster", "./there.yaml"]
+    for argv, code in ((["run", "walks.yaml"], 2), (launch, 2), (["plan", "walks.yaml"], 2), (["doctor"], 1)):
         done = bench.limbeck(*argv, "--store", "s3://no-such-bucket/p", code=code)
         assert "there is no such bucket; make it, or name another by --store" in done.err
         assert len(done.err.splitlines()) == 1
