@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from orchestrator.mlflow_names import image_key, mlflow_key
+from orchestrator.served import model_files
 from orchestrator.spool import Event
 
 ReadBlob = Callable[[str], bytes]
@@ -64,6 +66,10 @@ class Backend(Protocol):
     def datasets(self, run: str, datasets: Sequence[Mapping[str, str]]) -> None: ...
     def text(self, run: str, text: str, name: str) -> None: ...
     def files(self, run: str, folder: Path, below: str) -> None: ...
+    def model(self, run: str, name: str, kind: str, tags: Mapping[str, str], folder: Path) -> None:
+        """The one model of a run, of the files in a folder; made where the run has none."""
+        ...
+
     def status(self, run: str, status: str, t: int | None = None) -> None:
         """RUNNING, or how and when it ended."""
         ...
@@ -162,6 +168,17 @@ class Projection:
         if event["tables"] is not None:
             self.backend.text(run, event["tables"], "tables.txt")
         self.backend.status(run, _STATUS.get(event["state"], "FAILED"), t)
+        if event.get("model"):  # last: servers before MLflow 3 know no models, and lack nothing else then
+            self._show_model(run, event)
+
+    def _show_model(self, run: str, event: Event) -> None:
+        """The artifact as a model of MLflow's, which refers to it."""
+        name = re.sub(r"[/:.%\"']", "_", f"{self._started['experiment']} {event['stage']}")
+        tags = _tags({name: event[name] for name in ("artifact", "digest", "stage")})
+        with tempfile.TemporaryDirectory() as folder:
+            for file, text in model_files(event["model"], event["t"]).items():
+                Path(folder, file).write_text(text)
+            self.backend.model(run, name, event["model"]["kind"], tags, Path(folder))
 
     def _on_run_ended(self, event: Event) -> None:
         self._run("", event["t"])

@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from orchestrator.console import Console, shown
@@ -18,7 +18,7 @@ from orchestrator.plan import Plan, StagePlan, make_plan
 from orchestrator.provenance import commit, data_of, now_ms
 from orchestrator.spool import Spool
 from orchestrator.stagekeys import content_digests
-from orchestrator.store import Leases, RunRecord, StageRecord, Store
+from orchestrator.store import Leases, Manifest, RunRecord, StageRecord, Store
 from orchestrator.store.abreast import abreast
 
 _WAIT_S = 0.2
@@ -352,10 +352,17 @@ class Run:
             stage=plan.name, state=progress.state, metrics=progress.metrics,
             artifact=manifest.id if manifest else None, digest=manifest.digest if manifest else None,
             manifest=manifest.to_json() if manifest else None, tables=self._summary(plan) if manifest else None,
-            failed_shards=_failed(progress),
+            failed_shards=_failed(progress), model=self._model(plan, manifest) if manifest else None,
         )  # fmt: skip
         self._save("running")
         self._console.stage(plan.name, progress.state, progress.seconds)
+
+    def _model(self, plan: StagePlan, manifest: Manifest) -> dict[str, Any] | None:
+        """What the artifact is when it is asked as a model, and where it lies."""
+        served = plan.task.serves(manifest.facts)
+        where = {"task": plan.stage.options.task, "artifact": manifest.id, "digest": manifest.digest}
+        reference = {"store": self._store.uri, **where}
+        return None if served is None else {**asdict(served), "reference": reference}
 
     def _summary(self, plan: StagePlan) -> str | None:
         """The stage's summary table as text."""

@@ -127,13 +127,14 @@ class Spool:
         manifest: Json = None,
         tables: str | None = None,
         failed_shards: int = 0,
+        model: Json = None,
     ) -> None:
         """`state`: done, cached, failed, interrupted or stopped. `metrics`: the final ones. `manifest`: JSON,
-        or its text. `tables`: text for people to read."""
+        or its text. `tables`: text for people to read. `model`: what it is when asked as a model (served.py)."""
         with self._lock:
             fields = {"artifact": artifact, "digest": digest, "failed_shards": failed_shards}
             final = {"metrics": _encoded(metrics), "step": self._last_step(stage)}
-            files = {"manifest": manifest, "tables": tables}
+            files = {"manifest": manifest, "tables": tables, **({"model": model} if model else {})}
             self._write("stage_ended", None, stage=stage, state=state, **fields, **final, **files)
 
     def run_ended(self, state: str) -> None:

@@ -244,6 +244,26 @@ class Choices:
     """What to try, as settings of the task, from the smallest on; the first is what stands unmeasured."""
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What a model is given, or gives back: an array of rows, or a list of texts."""
+
+    dtype: str
+    """A name of numpy's such as `uint8`, or `string`."""
+    shape: tuple[int, ...] = ()
+    """Of one row; of a text nothing."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What an artifact is when it is asked as a model."""
+
+    kind: str
+    """For people: `classifier`."""
+    takes: Rows
+    gives: Rows
+
+
 ConfigT = TypeVar("ConfigT", bound=Settings)
 
 
@@ -325,6 +345,15 @@ class Task(ABC, Generic[ConfigT]):
         is no dataset.
         """
         return None
+
+    def serves(cls, facts: Facts) -> Served | None:
+        """What an artifact with these facts is when it is asked as a model; None where it is none."""
+        return None
+
+    @classmethod
+    def asked(cls, artifact: Artifact) -> Callable[[Any], Any]:
+        """The artifact, loaded on the CPU: from rows, as `serves` says it takes them, to as many that it gives."""
+        raise TypeError(f"{cls.__name__} makes no models")
 
 
 def derive_seed(*path: Json) -> int:

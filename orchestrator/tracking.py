@@ -74,6 +74,15 @@ def default_artifacts(store_root: Path) -> Path:
     return store_root.resolve() / "tracking" / "artifacts"
 
 
+def files_root(store_root: Path) -> Path | str:
+    """Where those files are to lie: what `LIMBECK_TRACKING_FILES` names, a folder or a URI such as
+    s3://bucket/prefix, else in the store's folder."""
+    given = os.environ.get("LIMBECK_TRACKING_FILES")
+    if not given:
+        return default_artifacts(store_root)
+    return given if "://" in given else Path(given)
+
+
 def prepare(uri: str, artifact_root: Path | str) -> None:
     """Makes the tables of a database that has none yet, one process at a time; a server does so itself.
 
@@ -339,6 +348,26 @@ class _Mlflow:
 
     def files(self, run: str, folder: Path, below: str) -> None:
         self._client.log_artifacts(run, str(folder), below)
+
+    def model(self, run: str, name: str, kind: str, tags: Mapping[str, str], folder: Path) -> None:
+        from mlflow.entities import LoggedModelOutput
+
+        told = self._client.get_run(run)
+        found = self._client.search_logged_models(
+            [told.info.experiment_id], f"source_run_id = '{run}'", max_results=1
+        )
+        if found:
+            model = found[0].model_id
+            self._client.set_logged_model_tags(model, dict(tags))
+        else:
+            model = self._client.create_logged_model(
+                told.info.experiment_id, name, run, dict(tags), model_type=kind
+            ).model_id
+        self._client.log_model_artifacts(model, str(folder))
+        self._client.finalize_logged_model(model, "READY")
+        known = told.outputs.model_outputs if told.outputs else []
+        if model not in [output.model_id for output in known]:
+            self._client.log_outputs(run, [LoggedModelOutput(model, step=0)])
 
     def status(self, run: str, status: str, t: int | None = None) -> None:
         if t is None:

@@ -3,7 +3,7 @@
 Sources: the losses name theirs; ZeRO is Rajbhandari et al. 2020; LoRA is Hu et al. 2021.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, ClassVar
@@ -18,6 +18,8 @@ from orchestrator.task import (
     Needs,
     Output,
     Progress,
+    Rows,
+    Served,
     Settings,
     Shard,
     ShardFiles,
@@ -35,6 +37,7 @@ from tasks.llm_distillation.training.lm_training import Training
 from tasks.llm_distillation.training.lora import merged, with_adapters
 from tasks.llm_distillation.training.teacher_signal import Signal, silence
 from tasks.llm_distillation.training.written_texts import Writing
+from tasks.llm_distillation.writing.continuing import writer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -152,6 +155,14 @@ class DistillLm(Task[DistillConfig]):
             facts=student.facts,
             metrics=student.metrics,
         )
+
+    @classmethod
+    def serves(cls, facts: Facts) -> Served | None:
+        return Served("language model", Rows("string"), Rows("string"))
+
+    @classmethod
+    def asked(cls, artifact: Artifact) -> Callable[[Sequence[str]], list[str]]:
+        return writer(artifact)
 
 
 def _lasting_buffers(model: "PreTrainedModel") -> dict[str, Tensor]:

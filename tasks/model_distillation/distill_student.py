@@ -3,9 +3,10 @@
 Sources: see the files in `losses`. The control is a student of the same recipe without a teacher.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,8 @@ from orchestrator.task import (
     Json,
     Needs,
     Output,
+    Rows,
+    Served,
     Settings,
     Shard,
     ShardFiles,
@@ -45,6 +48,7 @@ from tasks.model_distillation.student_training import Samples, Training, seeded
 from tasks.model_distillation.teachers import Seeing
 from tasks.model_distillation.train_teacher import pixel_statistics, weights_of
 from tasks.model_distillation.views import Views
+from tasks.nets import Classifier
 from tasks.nets.classifier import build_classifier, classifier_parameters, feature_size
 
 TESTED_AT_ONCE = 500
@@ -198,6 +202,27 @@ class DistillStudent(Task[StudentConfig]):
             },
             metrics=metrics,
         )
+
+    @classmethod
+    def serves(cls, facts: Facts) -> Served | None:
+        return Served(
+            "classifier", Rows("uint8", tuple(facts["shape"])), Rows("float32", (facts["classes"],))
+        )
+
+    @classmethod
+    def asked(cls, artifact: Artifact) -> Callable[[np.ndarray], np.ndarray]:
+        return asked_student(artifact)
+
+
+def asked_student(artifact: Artifact) -> Callable[[np.ndarray], np.ndarray]:
+    """The student of the file `model`: images uint8 (N, C, H, W) to logits float32 (N, classes)."""
+    channels, height, width = artifact.facts["shape"]
+    classifier = Classifier.model_validate(artifact.facts["classifier"])
+    network = build_classifier(classifier, (channels, height, width), artifact.facts["classes"], seed=0)
+    teachers.fill(network, artifact.tensors("model"))
+    pixels = artifact.tensors("transform")
+    student = teachers.seeing(network, pixels["mean"], pixels["std"], "cpu")
+    return lambda images: answers(student, torch.from_numpy(images)).numpy()
 
 
 def answers(student: nn.Module, images: Tensor) -> Tensor:
