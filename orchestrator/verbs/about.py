@@ -82,11 +82,12 @@ def doctor(store_uri: str, as_json: bool) -> None:
 
 def ui(store_uri: str, tracking: str | None, port: int) -> None:
     """Serves until Ctrl-C."""
-    from orchestrator.tracking import uri_of
+    from orchestrator.tracking import files_root, uri_of
     from orchestrator.ui import serve
 
     console, store = Console(), Store.open(store_uri, create=False)
-    with serve(home(store.uri), uri_of(store.uri, tracking), port=port) as url:
+    folder = home(store.uri)
+    with serve(folder, uri_of(store.uri, tracking), port=port, artifact_root=files_root(folder)) as url:
         console.print(f"MLflow at {url}; Ctrl-C ends it")
         try:
             while True:

@@ -17,7 +17,7 @@ from orchestrator.places import home, is_remote
 from orchestrator.plan import Plan, StagePlan, make_plan
 from orchestrator.spool import EVENTS, Spool
 from orchestrator.store import RunRecord, Store, open_bytes
-from orchestrator.tracking import Tracker, default_artifacts, default_uri, uri_of
+from orchestrator.tracking import Tracker, default_uri, files_root, uri_of
 from orchestrator.verbs.pictures import save_pictures
 from orchestrator.verbs.reporting import report_at_the_end
 
@@ -169,7 +169,7 @@ def _forget(made: Plan, fresh: str, store: Store) -> None:
 def _tracker(uri: str, record: RunRecord, store: Store, console: Console) -> Iterator[Spool]:
     folder = home(store.uri)
     spool = Spool(folder / "runs" / record.run_id / EVENTS)
-    root = default_artifacts(folder)
+    root = files_root(folder)
     tracker = Tracker(uri, spool, store.read_blob, root, earlier=folder / "runs")
     try:
         yield spool

@@ -22,7 +22,7 @@ from orchestrator.spaces import Space, load_search
 from orchestrator.spool import EVENTS, Spool, unfinished
 from orchestrator.stagekeys import content_digests
 from orchestrator.store import Store, open_bytes
-from orchestrator.tracking import Tracker, default_artifacts, uri_of
+from orchestrator.tracking import Tracker, files_root, uri_of
 from orchestrator.trials import Book, Row, best_of, ranked
 from orchestrator.verbs.found import save_results
 from orchestrator.verbs.running import measure_stage
@@ -206,7 +206,7 @@ class _Hunt:
     def _tracking(self, uri: str) -> Iterator[Spool]:
         folder = home(self.store.uri)
         spool = Spool(self._runs / self.book.id / EVENTS)
-        self._tracker = Tracker(uri, spool, self.store.read_blob, default_artifacts(folder))
+        self._tracker = Tracker(uri, spool, self.store.read_blob, files_root(folder))
         for row in self.rows:
             log = self._runs / row.run_id / EVENTS
             if log.exists() and unfinished(log, uri):  # left by a driver that was killed

@@ -20,7 +20,7 @@ from mlflow_views import files, points, runs_of, snapshot
 from PIL import Image
 
 from orchestrator.spool import Spool
-from orchestrator.tracking import Tracker, default_artifacts, default_uri, leftovers, prepare
+from orchestrator.tracking import Tracker, default_artifacts, default_uri, files_root, leftovers, prepare
 from orchestrator.ui import serve
 
 NOWHERE = "http://127.0.0.1:9"
@@ -89,6 +89,12 @@ def tell(spool, steps=5, state="done", run_id="r1", accuracy=0.9):
 
 def client_of(store):
     return MlflowClient(tracking_uri=default_uri(store))
+
+
+@pytest.mark.parametrize(("given", "found"), [("s3://b/p", "s3://b/p"), ("/f", Path("/f")), ("", None)])
+def test_where_the_files_of_runs_are_to_lie(monkeypatch, tmp_path, given, found):
+    monkeypatch.setenv("LIMBECK_TRACKING_FILES", given)
+    assert files_root(tmp_path) == (found or default_artifacts(tmp_path))
 
 
 def test_mlflow_keeps_one_point_of_two_that_are_the_same(store):
