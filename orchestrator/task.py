@@ -346,6 +346,7 @@ class Task(ABC, Generic[ConfigT]):
         """
         return None
 
+    @classmethod
     def serves(cls, facts: Facts) -> Served | None:
         """What an artifact with these facts is when it is asked as a model; None where it is none."""
         return None
