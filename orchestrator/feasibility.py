@@ -1,7 +1,8 @@
 """What is offered, what a worker asks, and how many fit. Pure."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.console import size
@@ -48,6 +49,10 @@ class Node:
             return 0
         return int(self.memory_gb / memory.main_gb + _ROUNDING)
 
+    def part(self, count: int) -> "Node":
+        """One of so many equal parts."""
+        return Node(self.cpus / count, self.gpus / count, self.memory_gb / count)
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -93,14 +98,14 @@ class Offer:
         return Offer.of(self.where, nodes, self.disk_gb)
 
     def share(self, where: str, count: int) -> "Offer":
-        """One of `count` equal parts of a machine."""
-        return replace(
-            self,
-            where=where,
-            cpus=self.cpus / count,
-            gpus=self.gpus / count,
-            memory_gb=self.memory_gb / count,
-        )
+        """What each of `count` may use: an equal part of a machine; of a cluster the smallest hand where the nodes
+        that have cores are dealt out, the largest first, or, where these are fewer, a part of the smallest."""
+        able = [node for node in self.machines if node.cpus > 0] or list(self.machines)
+        able.sort(key=lambda node: (node.gpus, node.cpus, node.memory_gb), reverse=True)
+        hand = able[count - 1 :: count] or [able[-1].part(math.ceil(count / len(able)))]
+        if self.nodes:
+            return Offer.of(where, hand, self.disk_gb)
+        return replace(self, where=where, **asdict(hand[0]))
 
 
 def merged(needs: Needs, asked: Resources) -> Needs:

@@ -11,10 +11,11 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
@@ -110,9 +111,10 @@ def search(job: Job, stop: Stop) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     tune.run(
         TrialDriver, name="tune", storage_path=str(job.book.folder), num_samples=len(left),
-        search_alg=_Numbered(job, stop, left), scheduler=_scheduler(job), callbacks=[_Ledger(job, stop)],
-        max_concurrent_trials=job.concurrency, reuse_actors=True, raise_on_failed_trial=False, verbose=0,
-        trial_name_creator=_name, trial_dirname_creator=_name,
+        search_alg=_Numbered(job, stop, left, _resource_of_this_node()), scheduler=_scheduler(job),
+        callbacks=[_Ledger(job, stop)], max_concurrent_trials=job.concurrency, reuse_actors=True,
+        raise_on_failed_trial=False, verbose=0, trial_name_creator=_name,
+        trial_dirname_creator=_name,
     )  # fmt: skip
 
 
@@ -123,9 +125,9 @@ def _name(trial: Any) -> str:
 class _Numbered(Searcher):
     """Hands out the trials by number; asks Optuna where a trial has no point yet."""
 
-    def __init__(self, job: Job, stop: Stop, left: list[tuple[int, Point | None]]) -> None:
+    def __init__(self, job: Job, stop: Stop, left: list[tuple[int, Point | None]], node: str) -> None:
         super().__init__(metric="metric", mode=job.search.mode)
-        self._job, self._stop, self._left = job, stop, deque(left)
+        self._job, self._stop, self._left, self._node = job, stop, deque(left), node
         self._optuna = _Optuna(job) if job.search.algorithm == "optuna" else None
         self._given: dict[str, Point] = {}
 
@@ -142,7 +144,7 @@ class _Numbered(Searcher):
             self._given[trial_id] = chosen
         row = self._job.book.begin(number, chosen)
         self._job.on_begin(row)
-        return {"number": number, "told": asdict(_told(self._job, row))}
+        return {"number": number, "told": _told(self._job, row, self._node)}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -162,12 +164,20 @@ class _Numbered(Searcher):
         """As above."""
 
 
-def _told(job: Job, row: Row) -> Told:
+def _told(job: Job, row: Row, node: str) -> Told:
     return Told(
         run_id=row.run_id, search=job.book.id, experiment=str(job.book.folder / "experiment.yaml"),
         overrides=[*job.given, *overrides(row.point)], metric=job.search.metric, store_uri=job.store_uri,
-        runs_folder=str(job.runs_folder), offer=asdict(job.share), stop_file=str(job.stop_file),
+        runs_folder=str(job.runs_folder), offer=job.share, stop_file=str(job.stop_file),
+        node=node,
     )  # fmt: skip
+
+
+def _resource_of_this_node() -> str:
+    """Ray gives every node one with its address in its name."""
+    here = ray.get_runtime_context().get_node_id()
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return next(f"node:{node['NodeManagerAddress']}" for node in nodes if node["NodeID"] == here)
 
 
 class _Optuna:

@@ -36,7 +36,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """All that a trial is told: plain values only."""
+    """All that a trial is told."""
 
     run_id: str
     search: str
@@ -48,23 +48,25 @@ class Told:
     store_uri: str
     runs_folder: str
     """Where the logs of events lie."""
-    offer: Mapping[str, Any]
+    offer: Offer
     """What this trial may use."""
+    node: str
+    """Ray's resource that the driver's node alone has: trials write into folders that it reads."""
     stop_file: str
     """Stop in order once it exists."""
 
 
 class TrialDriver(Trainable):
-    """What Ray Tune runs; its config is a `Told` as a dict, below `told`."""
+    """What Ray Tune runs; its config is a `Told`, below `told`."""
 
     @classmethod
     def default_resource_request(cls, config: Mapping[str, Any]) -> PlacementGroupFactory:
-        """No core: the workers are those who work. A little of what the head node alone has."""
-        return PlacementGroupFactory([{"node:__internal_head__": 0.001}])
+        """No core: the workers are those who work. A little of what the driver's node alone has."""
+        return PlacementGroupFactory([{config["told"].node: 0.001}])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begins the trial."""
-        self._walk = _Walk(Told(**config["told"]))
+        self._walk = _Walk(config["told"])
 
     def step(self) -> Result:
         """The next point of the metric's curve, or, as the last, how the trial ended."""
@@ -127,7 +129,7 @@ class _Walk:
         """Runs the experiment and returns its metric."""
         told = self.told
         experiment = load_experiment(Path(told.experiment), told.overrides)
-        store, offer = Store.open(told.store_uri, create=False), Offer(**told.offer)
+        store, offer = Store.open(told.store_uri, create=False), told.offer
         plan = make_plan(experiment, store, offer)
         found = problems([stage for stage in plan.stages if stage.active], offer)
         if found:

@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +45,12 @@ def run(
     space = open_bytes(store_uri)
     uri = uri_of(space.uri, tracking)
     store = Store.over(space)
-    offer = _offer(store)
+    offer = offered(store)
     made = planned(experiment, overrides, store, offer, only, since, fresh)
     _refuse_infeasible(made)
     _show_changed(made, console)
-    with _session(made, store):
+    active = targets(made)
+    with session(offer, store, active) if active else contextlib.nullcontext():
         while _measure(made, store, console):
             made = planned(experiment, overrides, store, offer, only, since, fresh)
         if fresh:
@@ -83,7 +85,7 @@ def plan(
     """Shows the plan; exit code 3 where it cannot be."""
     console = Console(as_json=as_json)
     store = to_read(store_uri)
-    made = planned(experiment, overrides, store, _offer(store), only, since, fresh)
+    made = planned(experiment, overrides, store, offered(store), only, since, fresh)
     found = problems([stage for stage in made.stages if stage.active], made.offer)
     if as_json:
         console.answer(plan_answer(made, found))
@@ -129,8 +131,8 @@ def planned(
     )
 
 
-def _offer(store: Store) -> Offer:
-    """What there is where the run takes place: the cluster that it is told to attach to, else this machine."""
+def offered(store: Store) -> Offer:
+    """What there is where the work takes place: the cluster that it is told to attach to, else this machine."""
     free = store.bytes.free_bytes()
     return attached.offer(free) if attached.address() else local.offer(free)
 
@@ -183,13 +185,14 @@ def _tracker(uri: str, record: RunRecord, store: Store, console: Console) -> Ite
             )
 
 
-@contextlib.contextmanager
-def _session(made: Plan, store: Store) -> Iterator[None]:
-    """A Ray, where anything is to be computed."""
-    targets = sorted({stage.target for stage in made.stages if stage.active})
-    session = attached.session(store, targets) if attached.address() else local.session(made.offer)
-    with session if targets else contextlib.nullcontext():
-        yield
+def session(offer: Offer, store: Store, targets: Sequence[str]) -> AbstractContextManager[None]:
+    """A Ray for these tasks: the cluster's, once its nodes are seen to be fit, else one of our own."""
+    return attached.session(store, targets) if attached.address() else local.session(offer)
+
+
+def targets(made: Plan) -> list[str]:
+    """The tasks of which anything is to be computed."""
+    return sorted({stage.target for stage in made.stages if stage.active})
 
 
 def _measure(made: Plan, store: Store, console: Console) -> bool:

@@ -5,11 +5,11 @@ import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clusters import attached, local
 from orchestrator.catalogue import find_task
 from orchestrator.console import Console, duration
 from orchestrator.errors import Infeasible, Interrupted, RunFailed, UserError
@@ -25,7 +25,7 @@ from orchestrator.store import Store, open_bytes
 from orchestrator.tracking import Tracker, files_root, uri_of
 from orchestrator.trials import Book, Row, best_of, ranked
 from orchestrator.verbs.found import save_results
-from orchestrator.verbs.running import measure_stage
+from orchestrator.verbs.running import measure_stage, offered, session
 
 if TYPE_CHECKING:
     from orchestrator.executors.search import Stop
@@ -40,8 +40,6 @@ def tune(
 ) -> None:
     """Checks the search, makes the trials that are left, and shows what came out."""
     console = Console(as_json=as_json)
-    if attached.address():
-        raise UserError(f"{attached.ADDRESS} is set, but a search runs on one machine; unset it")
     space = load_search(experiment, overrides)
     opened = open_bytes(store_uri)
     uri = uri_of(opened.uri, tracking)
@@ -90,7 +88,7 @@ def _shared(space: Space, store: Store) -> tuple[int, Offer]:
 
     Infeasible where not even one trial, or not as many as asked, can have what its stages ask.
     """
-    offer = local.offer(store.bytes.free_bytes())
+    offer = offered(store)
     asked = space.search.concurrency
     found: list[str] = []
     for count in [asked] if asked else range(min(_MOST, space.search.count), 0, -1):
@@ -104,7 +102,7 @@ def _shared(space: Space, store: Store) -> tuple[int, Offer]:
 def _share(offer: Offer, count: int) -> Offer:
     if count == 1:
         return offer
-    return offer.share(f"a share of this machine for each of {count} trials (search.concurrency)", count)
+    return offer.share(f"a share of {offer.where} for each of {count} trials (search.concurrency)", count)
 
 
 def _a_plan(space: Space, store: Store, share: Offer) -> Plan:
@@ -167,12 +165,11 @@ class _Hunt:
         return stop
 
     def _search(self) -> "Stop":
-        offer = local.offer(self.store.bytes.free_bytes())
         ended = sum(row.finished for row in self.rows)
         count = self.space.search.count
         kept = f", {ended} are there already" if ended else ""
         self.console.say(f"search {self.book.id}: {count} trials, {self._concurrency} at a time{kept}")
-        with local.session(offer) if ended < count else contextlib.nullcontext():
+        with self._session() if ended < count else contextlib.nullcontext():
             # Ray reads its settings when it is imported, and the session makes them
             from orchestrator.executors.search import Job, Stop, search
 
@@ -188,6 +185,10 @@ class _Hunt:
                     search(job, stop)
         self._settle()
         return stop
+
+    def _session(self) -> AbstractContextManager[None]:
+        stages = _a_plan(self.space, self.store, self._share).stages
+        return session(offered(self.store), self.store, sorted({stage.target for stage in stages}))
 
     def _measure(self) -> None:
         """Measures, one after another, what is left open whatever the point of the space is."""

@@ -1,7 +1,9 @@
 """Jobs on a Ray cluster that runs already: two nodes with addresses of their own, jobs by the Jobs API."""
 
+import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from engine import Bench, digests
 from launched import STARTED_S, Launched
 
 from clusters import existing
+from clusters.attached import ADDRESS
 from clusters.clients import Unanswered
 from clusters.existing import Profile, read_status, render, status, submit, token
 from clusters.launcher import Order
@@ -20,6 +23,15 @@ NAMESPACES = pytest.mark.skipif(raynodes.reason() is not None, reason=str(raynod
 STEPS = "walk.steps=8"
 SLOWLY = (STEPS, "walk.pause_s=0.5")
 """Long enough to be broken off."""
+SEARCH = """\
+name: climbs
+stages:
+  climb: {task: toy_climb, steps: 2}
+search:
+  metric: climb.height
+  algorithm: grid
+  space: {climb.height: {grid: [1, 2]}}
+"""
 
 
 def profile(**fields):
@@ -218,3 +230,26 @@ def test_nodes_that_could_not_do_the_work_are_named(nodes, bench, tmp_path):
     assert "it does not see the store" in said
     assert "node n1" not in said
     assert bench.marks("start") == 0
+
+
+@NAMESPACES
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_search_attaches_too(nodes, bench):
+    """Its driver is on the head, which has no core: every trial is computed by the other node."""
+    bench.experiment.write_text(SEARCH)
+    command = (
+        sys.executable,
+        "-m",
+        "orchestrator",
+        "tune",
+        str(bench.experiment),
+        "--store",
+        str(bench.store),
+    )
+    done = nodes.nodes["head"].run(*command, "--json", env=nodes.env | {ADDRESS: "auto"})
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert [row["state"] for row in answer["trials"]] == ["done", "done"]
+    assert answer["best"]["metric"] == 2
+    assert bench.hosts() == {"n1"}

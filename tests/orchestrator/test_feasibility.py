@@ -93,3 +93,32 @@ def test_a_gpu_holds_what_it_has(memory, gpus, holds):
 
 def test_a_gpu_of_unknown_size_holds_all():
     assert Node(8, 2, 32).holds(Memory(8, gpu_gb=1000), Needs(gpus=1)) == 4
+
+
+def test_the_share_of_a_machine_is_an_equal_part():
+    share = OFFER.share("a part", 2)
+    assert (share.where, share.cpus, share.gpus, share.memory_gb, share.disk_gb) == ("a part", 2, 0.5, 4, 10)
+    assert share.nodes == ()
+
+
+@pytest.mark.parametrize(
+    ("count", "nodes"),
+    [
+        (1, (Node(4, 2, 32), Node(8, 0, 16))),
+        (2, (Node(8, 0, 16),)),
+        (3, (Node(4, 0, 8),)),
+        (4, (Node(4, 0, 8),)),
+    ],
+)
+def test_the_share_of_a_cluster_is_whole_nodes_while_there_are_enough(count, nodes):
+    assert MIXED.share("a part", count).nodes == nodes
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 12))
+def test_all_shares_fit_a_cluster_at_once(cores, count):
+    cluster = Offer.of("a cluster", [Node(each, 0, 1) for each in cores])
+    left, needs = cluster, Needs(cpus=1, memory_gb=1e-3)
+    for _ in range(count):
+        each = cluster.share("a part", count).fits(needs)
+        assert left.fits(needs) >= each
+        left = left.without(needs, each)

@@ -12,15 +12,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import psutil
+
 SUPPORT = Path(__file__).parent
 PORT, DASHBOARD = 6379, 8265
 _RAY_FILES = Path("/tmp/ray")
-_UP_S = 240.0
+_STARTED, _UP_S, _TRIES = "Ray runtime started.", 240.0, 4
 _TIED = ("setpriv", "--pdeathsig", "KILL")
 """Nodes end with us, also where we are killed."""
 _SCRIPT = """
@@ -36,7 +37,9 @@ exec {ray} "$@"
 @cache
 def reason() -> str | None:
     """Why such nodes cannot be had here; None: they can."""
-    if missing := [tool for tool in ("ip", "unshare", "setpriv", "mount") if shutil.which(tool) is None]:
+    if missing := [
+        tool for tool in ("ip", "unshare", "nsenter", "setpriv", "mount") if shutil.which(tool) is None
+    ]:
         return f"needs {', '.join(missing)} for nodes with a network of their own"
     name = f"lb{secrets.token_hex(3)}"
     try:
@@ -83,6 +86,12 @@ class Node:
 
     def mend(self) -> None:
         _sh("ip", "link", "set", f"{self.name}h", "up")
+
+    def run(self, *argv: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+        """A command on it, beside its Ray."""
+        [first] = psutil.Process(self.process.pid).children()
+        inside = ("nsenter", "--target", str(first.pid), "--net", "--mount", "--pid", "--uts")
+        return subprocess.run([*inside, *argv], env=env, capture_output=True, text=True, timeout=280)
 
     def kill(self) -> None:
         """SIGKILL to all its processes: the first of its process space takes the others with it."""
@@ -134,7 +143,10 @@ class RayNodes:
         """Starts the head, also where an earlier one was killed, and waits until it answers."""
         ports = (f"--port={PORT}", f"--dashboard-port={DASHBOARD}", f"--dashboard-host={self.net}.10")
         node = self._start("head", 10, cpus, {}, "", "--head", *ports)
-        self._wait(node, lambda: self.asked() == 401)
+        deadline = time.monotonic() + _UP_S
+        while self.asked() != 401:
+            assert time.monotonic() < deadline, node.log.read_text()
+            time.sleep(0.2)
         return node
 
     def add(
@@ -142,11 +154,9 @@ class RayNodes:
     ) -> Node:
         """Starts a worker node and waits until it has joined; `hides` is a folder that is empty there."""
         more = f"mount -t tmpfs tmpfs {hides}" if hides else ""
-        node = self._start(
+        return self._start(
             f"n{number}", 10 + number, cpus, env or {}, more, f"--address={self.net}.10:{PORT}"
         )
-        self._wait(node, lambda: "Ray runtime started." in node.log.read_text())
-        return node
 
     def remove(self, name: str) -> None:
         """Kills a node and takes its network away."""
@@ -169,6 +179,15 @@ class RayNodes:
             return 0
 
     def _start(self, role: str, host: int, cpus: int, env: dict[str, str], more: str, *argv: str) -> Node:
+        """Ray gives up a node that is not there after 30 s: on a busy machine it is begun again."""
+        for _ in range(_TRIES):
+            node = self._begun(role, host, cpus, env, more, *argv)
+            if _is_up(node):
+                return node
+            self.remove(role)
+        raise AssertionError(node.log.read_text())
+
+    def _begun(self, role: str, host: int, cpus: int, env: dict[str, str], more: str, *argv: str) -> Node:
         name, address = f"{self.id}{role}", f"{self.net}.{host}"
         self._connect(name, address)
         files = self.folder / "files" / f"{role}-{time.time_ns():x}"
@@ -185,7 +204,7 @@ class RayNodes:
         log = self.folder / f"{role}.log"
         with log.open("w") as out:
             process = subprocess.Popen(
-                [*command, "sh", "-c", script, "ray", *argv, *options], env=self._env() | env,
+                [*command, "sh", "-c", script, "ray", *argv, *options], env=self.env | env,
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, text=True, cwd="/",
             )  # fmt: skip
         node = self.nodes[role] = Node(name, address, process, log)
@@ -201,14 +220,8 @@ class RayNodes:
         for device in ("lo", f"{name}n"):
             _sh(*inside, "link", "set", device, "up")
 
-    def _wait(self, node: Node, up: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _UP_S
-        while not up():
-            assert node.process.poll() is None, node.log.read_text()
-            assert time.monotonic() < deadline, node.log.read_text()
-            time.sleep(0.2)
-
-    def _env(self) -> dict[str, str]:
+    @property
+    def env(self) -> dict[str, str]:
         """Little: what a machine that was set up for limbeck would have."""
         return {
             "PATH": os.environ["PATH"], "HOME": str(self.folder), "OMP_NUM_THREADS": "1",
@@ -216,6 +229,17 @@ class RayNodes:
             "RAY_worker_register_timeout_seconds": "240",  # a busy machine is no failure
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file),
         }  # fmt: skip
+
+
+def _is_up(node: Node) -> bool:
+    """Whether its Ray has come up; False where it has ended instead."""
+    deadline = time.monotonic() + _UP_S
+    while _STARTED not in node.log.read_text():
+        if node.process.poll() is not None:
+            return False
+        assert time.monotonic() < deadline, node.log.read_text()
+        time.sleep(0.2)
+    return True
 
 
 def _sh(*argv: str) -> str:

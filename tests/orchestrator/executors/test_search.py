@@ -1,7 +1,7 @@
 """What Ray Tune is told, and what is told to it again after a search was cut short. No Ray is started."""
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -80,10 +80,10 @@ def test_trials_under_way_come_first_and_with_the_same_point(tmp_path, algorithm
     assert [number for number, _ in left] == [1, 3, 4, 5]
     if algorithm == "optuna":
         assert [chosen for _, chosen in left] == [rows[1].point, rows[3].point, None, None]
-    numbered = _Numbered(job, Stop(job), left)
+    numbered = _Numbered(job, Stop(job), left, "node:here")
     told = [numbered.suggest(f"t{index}") for index in range(4)]
     assert [one["number"] for one in told] == [1, 3, 4, 5]
-    assert told[0]["told"]["run_id"] == f"{job.book.id}-0001"
+    assert told[0]["told"].run_id == f"{job.book.id}-0001"
     assert numbered.suggest("t4") == "FINISHED"
     numbered.on_trial_complete("t0", {"state": "done", "metric": 6.0})
     numbered.on_trial_complete("t3", {"state": "failed", "metric": float("nan")})
@@ -92,7 +92,7 @@ def test_trials_under_way_come_first_and_with_the_same_point(tmp_path, algorithm
 def test_nothing_begins_once_it_is_stopped(tmp_path):
     job = a_job(tmp_path, time_budget_s=1e-9)
     stop = Stop(job)
-    assert _Numbered(job, stop, job.left()).suggest("t") == "FINISHED"
+    assert _Numbered(job, stop, job.left(), "node:here").suggest("t") == "FINISHED"
     assert (stop.out_of_time, stop.asked, job.stop_file.exists()) == (True, False, True)
     assert not Stop(job).asked
     assert not job.stop_file.exists()
@@ -125,7 +125,7 @@ def test_a_trial_that_cannot_be_is_a_row_with_its_error(tmp_path, offer, overrid
     told = Told(
         run_id="r-0001", search="r", experiment=str(tmp_path / "climbs.yaml"), overrides=overrides,
         metric="climb.height", store_uri=store.uri, runs_folder=str(tmp_path / "runs"),
-        offer={**asdict(OFFER), **offer}, stop_file=str(tmp_path / "stop"),
+        offer=replace(OFFER, **offer), stop_file=str(tmp_path / "stop"), node="",
     )  # fmt: skip
     result = _Walk(told).results.get(timeout=60)
     assert (result["state"], result["done"], result["computed"]) == ("failed", True, 0)
