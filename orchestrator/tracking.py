@@ -98,15 +98,15 @@ def prepare(uri: str, artifact_root: Path | str) -> None:
         store.engine.dispose()
 
 
-def leftovers(runs_folder: Path, uri: str, but: Path | None = None) -> list[Spool]:
-    """The spools below runs/ that still have something for `uri`, oldest first.
+def leftovers(runs_folder: Path, uri: str, but: Path | None = None) -> list[Path]:
+    """The files of the spools below runs/ that still have something for `uri`, oldest first.
 
     Among them those whose driver died, even where MLflow has all their events: it believes that they still
     run. A spool that another process delivers is found too; `Spool.claim` tells. `but`: one to leave out.
     """
     found = runs_folder.resolve().glob(f"*/{EVENTS}")
     paths = [path for path in found if unfinished(path, uri) and not (but and path.samefile(but))]
-    return [Spool(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime)]
+    return sorted(paths, key=lambda path: path.stat().st_mtime)
 
 
 class Tracker:
@@ -134,6 +134,8 @@ class Tracker:
         self._closing, self._deadline, self._own_is_done = threading.Event(), float("inf"), False
         self._own = _Delivery(spool, uri, self._projection, self._expired)
         self._followed: list[_Delivery] = []
+        self._left: list[Path] | None = None
+        self._old: _Delivery | None = None
         self._backend: _Mlflow | None = None
         spool.claim()
         with contextlib.suppress(ImportError):
@@ -163,7 +165,6 @@ class Tracker:
         return sum(delivery.spool.left(self._uri) for delivery in self._deliveries())
 
     def _work(self) -> None:
-        backlog: list[_Delivery] | None = None
         delay = _POLL_S
         while not (self._expired() or self._own_is_done):
             last = self._closing.is_set()
@@ -172,26 +173,33 @@ class Tracker:
                     delivery.drain()
                 self.error, delay = None, _POLL_S
                 self._own_is_done = last
-                backlog = self._backlog() if backlog is None else backlog
-                while backlog and not self._gives_way() and backlog[0].finish():
-                    backlog.pop(0)
+                self._catch_up()
                 if last:
                     break
             except Exception as error:  # noqa: BLE001 - whatever MLflow does, the work goes on
                 self.error, delay = one_line(error), min(2 * delay, _LONGEST_S)
             self._wait(delay)
-        for delivery in backlog or ():
-            delivery.spool.close()
+        if self._old:
+            self._old.spool.close()
         for delivery in self._deliveries():
             delivery.spool.release()
 
     def _deliveries(self) -> "list[_Delivery]":
         return [self._own, *self._followed]
 
-    def _backlog(self) -> "list[_Delivery]":
-        """What earlier runs left."""
-        spools = leftovers(self._earlier, self._uri, but=self._own.spool.path) if self._earlier else []
-        return [_Delivery(spool, self._uri, self._projection, self._gives_way) for spool in spools]
+    def _catch_up(self) -> None:
+        """Delivers what earlier runs left, one after another: thousands of open files are more than a process may
+        have."""
+        if self._left is None:
+            found = leftovers(self._earlier, self._uri, but=self._own.spool.path) if self._earlier else []
+            self._left = found
+        while self._left and not self._gives_way():
+            if self._old is None:
+                self._old = _Delivery(Spool(self._left[0]), self._uri, self._projection, self._gives_way)
+            if not self._old.finish():
+                return
+            self._old = None
+            self._left.pop(0)
 
     def _gives_way(self) -> bool:
         """Whether the backlog has to wait for the end of this run's own events, or the time is up."""

@@ -327,6 +327,18 @@ def test_an_event_mlflow_cannot_take_is_put_aside_and_the_rest_arrives(store):
     assert runs_of(client_of(store))["s"].data.metrics == {"loss": 1.0}
 
 
+def test_any_number_of_runs_may_be_left_behind(store):
+    """They are opened one after another, not all at once."""
+    for number in range(40):
+        left = spool_of(store, f"r{number}")
+        left.run_started(f"r{number}", "digits", {}, {})
+        left.close()
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    found = leftovers(store / "runs", default_uri(store))
+    assert len(found) == 40
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
+
+
 def test_what_dead_drivers_left_is_delivered_by_the_next(store):
     uri = default_uri(store)
     dead = spool_of(store, "dead")
@@ -341,15 +353,13 @@ def test_what_dead_drivers_left_is_delivered_by_the_next(store):
     assert alive.claim()
     own = spool_of(store, "own")
     own.run_started("own", "digits", {}, {})
-    assert {left.path.parent.name for left in leftovers(store / "runs", uri, but=own.path)} == {
+    assert {left.parent.name for left in leftovers(store / "runs", uri, but=own.path)} == {
         "dead",
         "ended",
         "alive",
     }
     tracker = Tracker(uri, own, picture, default_artifacts(store), earlier=store / "runs")
-    wait_for(
-        lambda: not {"dead", "ended"} & {left.path.parent.name for left in leftovers(store / "runs", uri)}
-    )
+    wait_for(lambda: not {"dead", "ended"} & {left.parent.name for left in leftovers(store / "runs", uri)})
     assert tracker.close(30) == 0
     found = {name: run["status"] for name, run in snapshot(client_of(store)).items()}
     assert found == {
