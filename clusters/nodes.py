@@ -128,7 +128,7 @@ def _version(package: str) -> str:
 
 
 def _asked(nodes: Mapping[str, str], probe: Probe) -> dict[str, dict[str, Any] | str]:
-    """Name of each node to its answer, or to why there is none."""
+    """Name of each node to its answer, or to why there is none; a node that has left meanwhile is passed over."""
     import ray
     from ray.exceptions import GetTimeoutError, RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -152,7 +152,9 @@ def _asked(nodes: Mapping[str, str], probe: Probe) -> dict[str, dict[str, Any] |
             answers[name] = (
                 f"{last_line(str(error)) or type(error).__name__}; has it the driver's Python and limbeck?"
             )
-    return answers
+    here = {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+    left = {name for node, name in nodes.items() if node not in here}
+    return {name: answer for name, answer in answers.items() if name not in left}
 
 
 if __name__ == "__main__":
