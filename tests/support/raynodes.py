@@ -132,7 +132,10 @@ class RayNodes:
             if line.startswith(self.id):  # of a node that was cut short while it was made
                 _sh("ip", "netns", "del", line.split()[0])
         _sh("ip", "link", "del", self.id)
-        assert self.id not in _sh("ip", "link") + _sh("ip", "netns", "list")
+        deadline = time.monotonic() + 30
+        while self.id in (left := _sh("ip", "link") + _sh("ip", "netns", "list")):
+            assert time.monotonic() < deadline, left  # the kernel takes links down in its own time
+            time.sleep(0.2)
 
     @property
     def url(self) -> str:
