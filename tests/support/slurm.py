@@ -75,7 +75,9 @@ class Slurm:
         found = []
         for node in self.nodes:
             [first] = psutil.Process(node.pid).children()
-            found += [" ".join(each.cmdline()) for each in first.children(recursive=True)]
+            for each in first.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):  # a zombie, or one that has just ended
+                    found.append(" ".join(each.cmdline()))
             found += [str(path) for path in Path(f"/proc/{first.pid}/root{self.local}").iterdir()]
         return found
 
