@@ -170,6 +170,6 @@ def test_a_published_set_that_does_not_fit(tmp_path):
 def test_a_store_of_a_later_version(tmp_path):
     Store.open(str(tmp_path / "store"))
     text = (tmp_path / "store" / "store.json").read_text()
-    (tmp_path / "store" / "store.json").write_text(text.replace('"schema":1', '"schema":2'))
+    (tmp_path / "store" / "store.json").write_text(text.replace('"schema":1', '"schema":99'))
     with pytest.raises(LimbeckError, match="later version"):
         Store.open(str(tmp_path / "store"))
