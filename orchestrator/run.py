@@ -1,31 +1,24 @@
 """Walks a Plan: starts what can start, records what happens, tells the tracker. The store keeps the truth."""
 
-import json
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-from orchestrator.console import Console, shown
+from orchestrator.console import Console
 from orchestrator.errors import Interrupted
 from orchestrator.executors.actors import Actors
-from orchestrator.executors.hands import News, Workplace
+from orchestrator.executors.hands import Workplace
 from orchestrator.executors.sharded import Outcome, ShardedStage
 from orchestrator.executors.worker import Assignment
 from orchestrator.feasibility import Offer
 from orchestrator.keeper import Keeper
 from orchestrator.plan import Plan, StagePlan, make_plan
-from orchestrator.provenance import commit, data_of, now_ms
+from orchestrator.provenance import now_ms
 from orchestrator.spool import Spool
 from orchestrator.stagekeys import content_digests
-from orchestrator.store import Leases, Manifest, RunRecord, StageRecord, Store
-from orchestrator.store.abreast import abreast
+from orchestrator.store import Leases, RunRecord, StageRecord, Store
+from orchestrator.telling import OnMetrics, Telling
 
 _WAIT_S = 0.2
-_SAMPLED_SHARDS = 200
-"""Of a stage with more shards, the tracker is told the curves and pictures of so many, evenly spread."""
-OnMetrics = Callable[[str, str, int, Mapping[str, float]], None]
-"""Is told what a shard logs: stage, shard, step, values."""
 
 
 @dataclass
@@ -67,9 +60,9 @@ class Run:
         search: str | None = None,
         workplace: Workplace | None = None,
     ) -> None:
-        self._on_metrics, self._search = on_metrics, search
-        self._workplace = workplace or Actors()
-        self._plan, self._store, self._spool, self._console = plan, store, spool, console
+        self._search, self._workplace = search, workplace or Actors()
+        self._plan, self._store, self._console = plan, store, console
+        self._telling = Telling(store, spool, console, on_metrics)
         self.record = record
         self._keeper = Keeper(Leases(store.bytes), record.run_id)
         self._stages = {stage.name: _Progress(stage) for stage in plan.stages}
@@ -121,19 +114,9 @@ class Run:
             pool.tick()
 
     def _announce(self) -> None:
-        experiment = self._plan.experiment
         self._save("running")
         self._save_plan()
-        self._spool.run_started(
-            run_id=self.record.run_id, experiment=experiment.name,
-            params=_flat({"seed": experiment.seed, "stages": experiment.document["stages"]}),
-            tags={
-                "commit": commit() or "",
-                "overrides": " ".join(experiment.overrides),
-                "dataset": _names(one for stage in self._plan.stages for one in data_of(stage.facts)),
-            },
-            search=self._search,
-        )  # fmt: skip
+        self._telling.run_started(self.record.run_id, self._plan.experiment, self._plan.stages, self._search)
 
     def _settled(self) -> bool:
         if self._stop:
@@ -183,11 +166,10 @@ class Run:
     def _compute(self, progress: _Progress, workers: int) -> None:
         plan, todo = progress.plan, set(progress.plan.todo)
         progress.state, progress.workers, progress.started = "running", workers, time.monotonic()
-        self._tell_started(plan)
-        self._replay(plan, todo)
+        self._telling.stage_started(plan, todo)
         hands = self._workplace.staff(plan, self._assignment(plan), self._plan.offer)
         progress.pool = ShardedStage(
-            plan, hands, self._plan.offer, workers, self._hears(plan),
+            plan, hands, self._plan.offer, workers, self._telling.hears(plan),
             lambda shard, problem: self._console.failure(plan.name, shard, problem),
         )  # fmt: skip
         progress.pool.begin()
@@ -245,47 +227,9 @@ class Run:
             progress_s=options.progress_s,
         )  # fmt: skip
 
-    def _hears(self, plan: StagePlan) -> Callable[[str, News], None]:
-        shown = {plan.shards[index].label for index in _sampled(plan)} | {""}
-
-        def hear(shard: str, news: News) -> None:
-            for entry in news["metrics"]:
-                if shard in shown:
-                    self._spool.metrics(
-                        plan.name, shard, entry["step"], entry["values"], time_ms=entry["time_ms"]
-                    )
-                self._console.metrics(plan.name, entry["values"])
-                if self._on_metrics:
-                    self._on_metrics(plan.name, shard, entry["step"], entry["values"])
-            for picture in news["previews"] if shard in shown else ():
-                self._spool.preview(
-                    plan.name,
-                    shard,
-                    picture["name"],
-                    picture["step"],
-                    picture["blob"],
-                    time_ms=picture["time_ms"],
-                )
-
-        return hear
-
-    def _replay(self, plan: StagePlan, todo: Collection[int]) -> None:
-        """Tells the tracker what finished shards logged; the spool drops what it was told before."""
-        keys = [plan.shard_keys[index] for index in _sampled(plan) if index not in todo]
-        hear = self._hears(plan)
-        for label, news in abreast(self._store.bytes.at_once, self._logged, keys):
-            hear(label, news)
-
-    def _logged(self, key: str) -> tuple[str, News]:
-        """Label of a finished shard, and what it logged."""
-        record = self._store.shard(key).record
-        metrics = json.loads(self._store.read_blob(record.history.digest)) if record.history else []
-        return record.label, {"metrics": metrics, "previews": record.previews}
-
     def _take_cached(self, progress: _Progress) -> None:
         progress.state = "cached"
-        self._tell_started(progress.plan)
-        self._replay(progress.plan, ())
+        self._telling.stage_started(progress.plan, ())
         self._tell_ended(progress)
 
     def _collect(self) -> None:
@@ -331,47 +275,13 @@ class Run:
                 stage, f"{outcome.failed} shards failed; of {len(outcome.failures)} it is kept why"
             )
 
-    def _tell_started(self, plan: StagePlan) -> None:
-        self._spool.stage_started(
-            stage=plan.name, task=plan.stage.options.task, shards=len(plan.shards),
-            params=_flat(plan.stage.config.model_dump(mode="json")),
-            tags={
-                "cached": str(plan.cached).lower(), "inputs": " ".join(plan.inputs.values()),
-                "commit": commit() or "", "dataset": _names(data_of(plan.facts)),
-            },
-            datasets=_datasets(plan),
-        )  # fmt: skip
-
     def _tell_ended(self, progress: _Progress) -> None:
         plan = progress.plan
         manifest = self._store.manifest(plan.key) if progress.state in ("done", "cached") else None
-        if manifest:
-            progress.metrics = dict(manifest.metrics)
-            self._hears(plan)("", {"metrics": [], "previews": manifest.previews})
-        self._spool.stage_ended(
-            stage=plan.name, state=progress.state, metrics=progress.metrics,
-            artifact=manifest.id if manifest else None, digest=manifest.digest if manifest else None,
-            manifest=manifest.to_json() if manifest else None, tables=self._summary(plan) if manifest else None,
-            failed_shards=_failed(progress), model=self._model(plan, manifest) if manifest else None,
-        )  # fmt: skip
+        progress.metrics = dict(manifest.metrics) if manifest else {}
+        self._telling.stage_ended(plan, progress.state, _failed(progress), manifest)
         self._save("running")
         self._console.stage(plan.name, progress.state, progress.seconds)
-
-    def _model(self, plan: StagePlan, manifest: Manifest) -> dict[str, Any] | None:
-        """What the artifact is when it is asked as a model, and where it lies."""
-        served = plan.task.serves(manifest.facts)
-        where = {"task": plan.stage.options.task, "artifact": manifest.id, "digest": manifest.digest}
-        reference = {"store": self._store.uri, **where}
-        return None if served is None else {**asdict(served), "reference": reference}
-
-    def _summary(self, plan: StagePlan) -> str | None:
-        """The stage's summary table as text."""
-        artifact = self._store.artifact(plan.key)
-        if "summary.parquet" not in artifact.names:
-            return None
-        table = artifact.table("summary")
-        rows = [table.column_names, *(list(row.values()) for row in table.to_pylist())]
-        return "".join("\t".join(shown(value) for value in row) + "\n" for row in rows)
 
     def _show(self) -> None:
         for progress in self._stages.values():
@@ -385,7 +295,7 @@ class Run:
                 )  # fmt: skip
 
     def _finish(self, state: str) -> RunRecord:
-        self._spool.run_ended(state)
+        self._telling.run_ended(state)
         return self._save(state)
 
     def _save(self, state: str) -> RunRecord:
@@ -419,32 +329,3 @@ def tolerable(plan: StagePlan, outcome: Outcome) -> bool:
     known = outcome.failed == len(outcome.failures)
     shards = all(failure["identity"] for failure in outcome.failures.values())
     return known and shards and outcome.failed <= most + 1e-9
-
-
-def _sampled(plan: StagePlan) -> range:
-    """The shards whose curves and pictures the tracker is told."""
-    return range(0, len(plan.shards), -(-len(plan.shards) // _SAMPLED_SHARDS))
-
-
-def _datasets(plan: StagePlan) -> list[dict[str, str]]:
-    """As the tracker shows them; data without a known source is left out."""
-    return [
-        {"name": str(one["name"]), "digest": str(one["digest"]), "source": json.dumps(one["source"])}
-        for one in data_of(plan.facts)
-        if one["source"]
-    ]
-
-
-def _names(data: Iterable[Mapping[str, Any]]) -> str:
-    """Of datasets, for a person to search by."""
-    return " ".join(dict.fromkeys(str(one["name"]) for one in data))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -66,7 +66,7 @@ def note(told, stage, shard, step, values):
 
 @pytest.mark.parametrize("listed", [False, True])
 def test_the_curves_of_some_shards_are_told_and_the_metrics_of_all(tmp_path, monkeypatch, listed):
-    monkeypatch.setattr("orchestrator.run._SAMPLED_SHARDS", 3)
+    monkeypatch.setattr("orchestrator.telling._SAMPLED_SHARDS", 3)
     monkeypatch.setattr("orchestrator.store.listings.MANY", 5 if listed else 100)
     monkeypatch.setattr(sys, "path", [str(SUPPORT), *sys.path])
     experiment, store = tmp_path / "e.yaml", Store.open(str(tmp_path / "store"))
