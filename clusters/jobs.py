@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from clusters.launcher import Phase
+from clusters.private import write_private
 from orchestrator.errors import LimbeckError, UserError, nearest
 from orchestrator.places import state_folder
 from orchestrator.task import Settings
@@ -44,8 +45,7 @@ def keep(job: Job) -> None:
     """Writes a job down, or what has become of it."""
     target = folder(job.id) / "job.json"
     draft = target.with_name(f"job.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        out.write(job.model_dump_json(indent=2))
+    write_private(draft, job.model_dump_json(indent=2))
     draft.replace(target)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from clusters.private import write_private
 from orchestrator.errors import LimbeckError, last_line
 from orchestrator.feasibility import GB, Offer
 
@@ -85,8 +86,7 @@ def _use_token() -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        out.write(secrets.token_hex(32))
+    write_private(draft, secrets.token_hex(32))
     with contextlib.suppress(FileExistsError):
         os.link(draft, path)
     draft.unlink()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 
-from clusters.supervisor import kill_tree
 from orchestrator.errors import LimbeckError, last_line
 
 _OBJECT_STORE_BYTES = 200 * 10**6
@@ -116,11 +115,10 @@ def _end(ray: "subprocess.Popen[bytes]") -> None:
     """Asks first; what is left of its processes is killed."""
     family = psutil.Process(ray.pid).children(recursive=True) if ray.poll() is None else []
     ray.terminate()
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         ray.wait(_END_S)
-    except subprocess.TimeoutExpired:
-        kill_tree(ray.pid)
-        ray.wait()
+    ray.kill()
+    ray.wait()
     for one in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()

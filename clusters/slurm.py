@@ -14,6 +14,7 @@ from clusters import tail
 from clusters.allocation import END_SIGNAL, STOP, TOKEN, read_word
 from clusters.clients import Unanswered, ask, tried
 from clusters.launcher import ENDED, Check, Order, Status, Submission
+from clusters.private import write_private
 from clusters.slurm_profile import Profile as Profile
 from clusters.slurm_script import OUTPUT, VARIABLES, script
 from clusters.supervisor import OUT_OF_TIME, STOPPED
@@ -57,14 +58,16 @@ def render(profile: Profile, order: Order) -> Submission:
 def submit(profile: Profile, order: Order, submission: Submission, folder: Path) -> str:
     place = _place(profile, order.id)
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _keep(place / _SCRIPT, submission.files[_SCRIPT])
-    _keep(place / TOKEN, secrets.token_hex(32))
+    write_private(place / _SCRIPT, submission.files[_SCRIPT])
+    write_private(place / TOKEN, secrets.token_hex(32))
     if order.env:
-        _keep(place / VARIABLES, "".join(f"export {k}={shlex.quote(v)}\n" for k, v in order.env.items()))
+        write_private(
+            place / VARIABLES, "".join(f"export {k}={shlex.quote(v)}\n" for k, v in order.env.items())
+        )
     # sbatch would rather do what such variables say than what the script says.
     env = {name: value for name, value in os.environ.items() if not name.startswith("SBATCH_")}
     said = ask(submission.command, profile.wait_s, env=env)
-    _keep(place / _NUMBER, last_line(said).partition(";")[0])
+    write_private(place / _NUMBER, last_line(said).partition(";")[0])
     return order.id
 
 
@@ -179,9 +182,3 @@ def _row(said: str, name: str, columns: int) -> list[str]:
 
 def _place(profile: Profile, job: str) -> Path:
     return Path(profile.folder) / job
-
-
-def _keep(path: Path, text: str) -> None:
-    """For its owner alone."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        out.write(text)

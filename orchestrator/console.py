@@ -77,13 +77,9 @@ class Console:
         """Columns of standard output."""
         return self._out.width
 
-    def tree(self, tree: Tree) -> None:
-        """A tree on standard output."""
-        self._out.print(tree)
-
-    def picture(self, picture: Text) -> None:
-        """A picture made of signs, on standard output."""
-        self._out.print(picture)
+    def draw(self, what: Tree | Text) -> None:
+        """A tree, or a picture made of signs, on standard output."""
+        self._out.print(what)
 
     def metrics(self, stage: str, values: Mapping[str, float]) -> None:
         """Remembers the last values of a stage for its progress line."""

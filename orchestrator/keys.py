@@ -13,7 +13,12 @@ def canonical(value: Any, where: str = "value") -> bytes:
     Tuples become lists; 1 and 1.0 stay apart. Raises ValueError naming the place in `where` of anything
     that JSON cannot hold exactly: NaN and infinities, keys that are not strings, objects.
     """
-    return json.dumps(_plain(value, where), sort_keys=True, separators=(",", ":")).encode("ascii")
+    return compact(_plain(value, where))
+
+
+def compact(value: Any) -> bytes:
+    """As `canonical`, of a value that is known to be plain JSON: nothing in it is looked at."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def digest(value: Any) -> str:

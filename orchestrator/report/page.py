@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from orchestrator.console import duration, shown, size
@@ -20,6 +20,18 @@ from orchestrator.report.pictures import pictures
 from orchestrator.report.subject import StageView, Subject
 from orchestrator.report.tables import SUMMARY, samples, tables
 from orchestrator.yaml import write_values
+
+_SECTIONS = {
+    "results": "Results",
+    "pictures": "Pictures",
+    "curves": "Curves",
+    "texts": "Texts",
+    "lineage": "Lineage",
+    "tables": "Tables",
+    "time": "Time and disk",
+    "failures": "Failures",
+    "again": "Run it again",
+}
 
 
 def render(subject: Subject, state: str) -> str:
@@ -34,7 +46,7 @@ def render(subject: Subject, state: str) -> str:
         graph=graph.draw(found) if found else Markup(""), stages=[_stage(stage) for stage in subject.stages],
         failures=subject.failures, made_with=_made_with(subject), yaml=yaml, colours=COLOURS,
         yaml_uri="data:text/yaml;base64," + base64.b64encode(yaml.encode()).decode(),
-        command=f"limbeck run {shlex.quote(run.experiment)}.yaml", style=style(),
+        command=f"limbeck run {shlex.quote(run.experiment)}.yaml", style=style(), sections=_SECTIONS,
     )  # fmt: skip
     return page
 
@@ -43,7 +55,11 @@ def render(subject: Subject, state: str) -> str:
 def template(name: str) -> Any:
     """One of this package's templates."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(_read),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "duration": duration,
@@ -52,7 +68,7 @@ def template(name: str) -> Any:
         "moment": _moment,
         "measure": measure,
     }
-    return environment.from_string(_read(name))
+    return environment.get_template(name)
 
 
 def style() -> Markup:

@@ -9,11 +9,11 @@ from markupsafe import Markup
 from orchestrator.report.curves import Line, draw
 from orchestrator.report.page import style, template
 from orchestrator.search import Search
-from orchestrator.searchplots import history, parallel
 from orchestrator.trials import Row, best_of, ranked
 from orchestrator.yaml import write_values
 
-_TITLES = {
+PLOTS = ("history", "parallel")
+_SECTIONS = {
     "best": "Best trial",
     "trials": "Trials",
     "history": "Trial after trial",
@@ -30,13 +30,14 @@ def render_search(
     search: Search,
     document: Mapping[str, Any],
     best_yaml: str | None,
+    plots: Mapping[str, bytes],
 ) -> str:
-    """The whole page as text. `document`: the experiment; `best_yaml`: that of the best trial."""
+    """The whole page as text. `document`: the experiment; `best_yaml`: that of the best trial; `plots`: PNGs by name,
+    none before a trial is done."""
     best = best_of(rows, search)
-    drawn = {"history": history, "parallel": parallel}
-    plots = {key: best and _uri("image/png", paint(rows, search)) for key, paint in drawn.items()}
+    drawn = {name: _uri("image/png", plots[name]) if name in plots else None for name in PLOTS}
     page: str = template("search.html").render(
-        name=name, id=search_id, rows=ranked(rows, search), search=search, best=best, plots=plots, titles=_TITLES,
+        name=name, id=search_id, rows=ranked(rows, search), search=search, best=best, plots=drawn, sections=_SECTIONS,
         best_uri=_uri("text/yaml", (best_yaml or "").encode()), curves=_curves(rows, search), style=style(),
         seconds=sum(row.seconds for row in rows), reused=sum(row.reused for row in rows),
         computed=sum(row.computed for row in rows), yaml=write_values(document),

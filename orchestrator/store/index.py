@@ -69,20 +69,21 @@ def rows(
     missing = [key for key in entries if key not in found]
     for key, manifest in zip(missing, abreast(space.at_once, read, missing), strict=True):
         if manifest:
-            found[key] = _row(manifest, entries[key])
+            found[key] = row_of(manifest, _seen(entries[key]))
     if save and found != known:
         _save(space, found.values())
     return list(found.values())
 
 
-def _row(manifest: Manifest, entry: Entry) -> Row:
+def row_of(manifest: Manifest, seen: str = "") -> Row:
+    """What a listing shows of an artifact."""
     return Row(
         id=manifest.id, digest=manifest.digest, kind=manifest.kind, task=manifest.task, stage=manifest.stage,
         experiment=manifest.experiment, created=manifest.created, bytes=manifest.bytes,
         shards=manifest.shard_count, shard_seconds=manifest.shard_seconds,
         inputs={field: [ref.id, ref.digest] for field, ref in manifest.inputs.items()},
         metrics=manifest.metrics, data=[[one["name"], one["digest"]] for one in data_of(manifest.facts)],
-        source=manifest.provenance.get("source"), commit=manifest.provenance.get("commit"), seen=_seen(entry),
+        source=manifest.provenance.get("source"), commit=manifest.provenance.get("commit"), seen=seen,
     )  # fmt: skip
 
 

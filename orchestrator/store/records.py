@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from orchestrator.errors import CorruptBlob, SchemaError
-from orchestrator.keys import canonical
+from orchestrator.keys import canonical, compact
 from orchestrator.store.bytes import Bytes
 from orchestrator.task import Json
 
@@ -155,10 +155,10 @@ class Manifest:
     @property
     def shard_seconds(self) -> float | None:
         """Median of what its shards took; None where that is not known."""
+        if self.listing:
+            return self.listing.shard_seconds
         known = self.provenance.get("shard_seconds")
-        return (
-            self.listing.shard_seconds if self.listing else float(statistics.median(known)) if known else None
-        )
+        return float(statistics.median(known)) if known else None
 
     @property
     def own_files(self) -> dict[str, FileRef]:
@@ -259,7 +259,7 @@ def encode(record: Any) -> bytes:
     """A record as it is kept. Raises ValueError for a value that JSON cannot hold."""
     extra = {"digest": record.digest} if isinstance(record, Manifest) else {}
     body = {**_plain(record), **extra, "schema": _schema(record)}
-    return canonical({**body, _SEAL: _seal(body)})
+    return compact({**body, _SEAL: _seal(canonical(body, "record"))})
 
 
 def decode(kind: type[RecordT], data: bytes, where: str) -> RecordT:
@@ -272,7 +272,7 @@ def decode(kind: type[RecordT], data: bytes, where: str) -> RecordT:
                 f"{where}: written by a later version (schema {schema}, this one reads up to {SCHEMA}); upgrade "
                 "limbeck, or name another store by --store"
             )
-        if seal != _seal_of_read({**body, "schema": schema}):
+        if seal != _seal(compact({**body, "schema": schema})):
             raise ValueError("its seal is broken")
         record: RecordT = _adapter(kind).validate_python(body)
         return record
@@ -314,14 +314,8 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return _ADAPTERS[kind]
 
 
-def _seal(body: Mapping[str, Json]) -> str:
-    return hashlib.sha256(canonical(body)).hexdigest()
-
-
-def _seal_of_read(body: Mapping[str, Json]) -> str:
-    """As `_seal`, of what came from JSON: nothing in it has to be looked at, and listings read thousands."""
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+def _seal(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def _pictures(previews: list[dict[str, Json]]) -> Iterator[tuple[str, FileRef]]:

@@ -78,14 +78,14 @@ def lineage(name: str, store_uri: str, as_json: bool) -> None:
         return console.answer(found)
     nodes = {node["id"]: node for node in [found["artifact"], *found["up"], *found["down"]]}
     start = found["artifact"]["id"]
-    console.tree(_up(Tree(Text(_node(nodes[start]))), start, nodes, set()))
+    console.draw(_up(Tree(Text(_node(nodes[start]))), start, nodes, set()))
     if found["down"]:
         made: dict[str, list[str]] = defaultdict(list)
         for node in found["down"]:
             for source in dict.fromkeys(ref["id"] for ref in node["inputs"].values()):
                 made[source].append(node["id"])
         console.print("made of it:")
-        console.tree(_down(Tree("", hide_root=True), start, nodes, made, set()))
+        console.draw(_down(Tree("", hide_root=True), start, nodes, made, set()))
     return None
 
 
@@ -133,7 +133,7 @@ def _look(store: Store, made: StoredArtifact, console: Console) -> None:
                     console.print(f"  {field}: {text[: 4 * _LETTERS]}")
         for picture in preview.pictures(store, made) if console.colours else ():
             console.print(f"\n{picture.name}, step {picture.step}")
-            console.picture(preview.half_blocks(picture.png, min(_WIDTH, console.width), _HEIGHT))
+            console.draw(preview.half_blocks(picture.png, min(_WIDTH, console.width), _HEIGHT))
     except LimbeckError as error:
         console.say(str(error))
 

@@ -16,15 +16,15 @@ from orchestrator.yaml import write_values
 def save_results(book: Book, rows: Sequence[Row], space: Space, given: Sequence[str]) -> None:
     """Writes report.html and trials.csv, and where a trial is done history.png, parallel.png and best.yaml."""
     folder, search, best = book.results, space.search, best_of(rows, space.search)
+    plots = {"history": history(rows, search), "parallel": parallel(rows, search)} if best else {}
     best_yaml = _best(book, best, space, given) if best else None
-    page = render_search(space.name, book.id, rows, search, space.document, best_yaml)
+    page = render_search(space.name, book.id, rows, search, space.document, best_yaml, plots)
     (folder / REPORT).write_text(page, encoding="utf-8")
     (folder / "trials.csv").write_text(as_csv(ranked(rows, search)))
-    if best_yaml is None:
-        return
-    (folder / "history.png").write_bytes(history(rows, search))
-    (folder / "parallel.png").write_bytes(parallel(rows, search))
-    (folder / "best.yaml").write_text(best_yaml)
+    for name, plot in plots.items():
+        (folder / f"{name}.png").write_bytes(plot)
+    if best_yaml is not None:
+        (folder / "best.yaml").write_text(best_yaml)
 
 
 def _best(book: Book, best: Row, space: Space, given: Sequence[str]) -> str:

@@ -110,7 +110,7 @@ class DistillConfig(Settings):
         if (self.keep == "best" or self.evaluate_every) and not self.held_out:
             raise ValueError("nothing is held out to judge by; give `held_out`, a number of sequences")
         if self.keep == "best":
-            self.best_by.check(self.judgements)
+            self.check_best_by(agreement=self.objective.needs_teacher)
         elif "best_by" in self.model_fields_set:
             raise ValueError("best_by: the last student is kept, whatever it is judged by; add `keep: best`")
         if self.labels is not None and self.responses is not None:
@@ -140,10 +140,11 @@ class DistillConfig(Settings):
         """Whether the teacher itself speaks, rather than its labels."""
         return self.labels is None and self.objective.needs_teacher
 
-    @property
-    def judgements(self) -> list[str]:
-        """Names of what the held-out sequences are judged by; labels that are sampled know no agreement."""
+    def check_best_by(self, agreement: bool) -> None:
+        """ValueError where the best is to be kept, by what the held-out sequences are not judged by. `agreement`:
+        whether the teacher's likeliest token is known, as it is not of labels that are sampled."""
         parts = ["loss", *terms_of(self.objective.model_copy(update={"cross_entropy": 1.0})), "perplexity"]
         parts += [SPANS] if self.spans is not None else []
-        parts += [AGREEMENT] if self.objective.needs_teacher else []
-        return [HELD_OUT + part for part in parts]
+        parts += [AGREEMENT] if agreement else []
+        if self.keep == "best":
+            self.best_by.check([HELD_OUT + part for part in parts])

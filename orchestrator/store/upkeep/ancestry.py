@@ -4,8 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from orchestrator.errors import UserError
-from orchestrator.provenance import data_of
-from orchestrator.store.index import Row
+from orchestrator.store.index import Row, row_of
 from orchestrator.store.store import Store
 from orchestrator.task import Json
 
@@ -29,7 +28,7 @@ def lineage(store: Store, artifact: str, listed: Iterable[Row] | None = None) ->
     return {
         "artifact": itself,
         "up": up,
-        "down": [_row(rows[found]) for found in _reached(artifact, lambda found: sorted(made[found]))],
+        "down": [_node(rows[found]) for found in _reached(artifact, lambda found: sorted(made[found]))],
     }
 
 
@@ -37,10 +36,13 @@ def made_from(store: Store, artifact: str) -> list[dict[str, Json]]:
     """The artifact and all that it was made from, as nodes of `lineage`; reads no other manifests."""
 
     def sources(found: str) -> Iterable[str]:
-        manifest = store.manifest(found)
-        return [ref.id for ref in manifest.inputs.values()] if manifest else ()
+        if manifest := store.manifest(found):
+            rows[found] = row_of(manifest)
+        return [source for source, _ in rows[found].inputs.values()] if manifest else ()
 
-    return [_node(found, store) for found in [artifact, *_reached(artifact, sources)]]
+    rows: dict[str, Row] = {}
+    ids = [artifact, *_reached(artifact, sources)]
+    return [_node(rows[found]) if found in rows else {"id": found, "missing": True} for found in ids]
 
 
 def _reached(start: str, neighbours: Callable[[str], Iterable[str]]) -> list[str]:
@@ -52,28 +54,7 @@ def _reached(start: str, neighbours: Callable[[str], Iterable[str]]) -> list[str
     return todo[1:]
 
 
-def _node(artifact: str, store: Store) -> dict[str, Json]:
-    manifest = store.manifest(artifact)
-    if manifest is None:
-        return {"id": artifact, "missing": True}
-    return {
-        "id": artifact,
-        "kind": manifest.kind,
-        "task": manifest.task,
-        "stage": manifest.stage,
-        "experiment": manifest.experiment,
-        "created": manifest.created,
-        "digest": manifest.digest,
-        "data": [{"name": one["name"], "digest": one["digest"]} for one in data_of(manifest.facts)],
-        "source": manifest.provenance.get("source"),
-        "commit": manifest.provenance.get("commit"),
-        "metrics": manifest.metrics,
-        "inputs": {field: {"id": ref.id, "digest": ref.digest} for field, ref in manifest.inputs.items()},
-    }
-
-
-def _row(row: Row) -> dict[str, Json]:
-    """The same node from the index: of what was made there may be thousands."""
+def _node(row: Row) -> dict[str, Json]:
     return {
         "id": row.id,
         "kind": row.kind,

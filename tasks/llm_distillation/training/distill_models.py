@@ -31,7 +31,6 @@ from tasks.llm_distillation.text.alignment import check_keeps_text
 from tasks.llm_distillation.text.packing import Sequences, check_sealed
 from tasks.llm_distillation.text.retold import Retold
 from tasks.llm_distillation.text.sequences import packed, sequences
-from tasks.llm_distillation.training.best_by import AGREEMENT
 from tasks.llm_distillation.training.lm_step import check_plain_head
 from tasks.llm_distillation.training.teacher_reader import SplitReader, WholeReader
 from tasks.llm_distillation.training.teacher_signal import Retelling, Signal, Speaking
@@ -74,8 +73,8 @@ def _check_labels(config: DistillConfig, labels: Facts, student: Facts) -> None:
         **_expected_teacher(config, labels),
     )
     sampled = kept.labels.form == "sampled"
-    if sampled and config.keep == "best":
-        config.best_by.check([name for name in config.judgements if not name.endswith(AGREEMENT)])
+    if sampled:
+        config.check_best_by(agreement=False)
     check_teacher(config.objective, "sampled" if sampled else "top_k")
 
 

@@ -10,7 +10,6 @@ from tasks.llm_distillation.distill_config import DistillConfig
 from tasks.llm_distillation.models.vocabulary import check_same_tokens
 from tasks.llm_distillation.text.alignment import check_keeps_text
 from tasks.llm_distillation.text.examples import Dialogue
-from tasks.llm_distillation.training.best_by import AGREEMENT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,8 +38,7 @@ def check_tokenizers(
                 f"{name}: goes by the teacher's word on the student's own tokens, and teacher and student have two "
                 f"tokenizers; leave out `{name}`, or take models of one family"
             )
-    if config.keep == "best":
-        config.best_by.check([name for name in config.judgements if not name.endswith(AGREEMENT)])
+    config.check_best_by(agreement=False)
     if own is not None:
         check_keeps_text(own, "student")
     if config.teacher is not None:

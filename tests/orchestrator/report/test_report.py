@@ -18,6 +18,7 @@ from orchestrator.report.pictures import is_drawing
 from orchestrator.report.search_page import render_search
 from orchestrator.report.subject import find_run, read_subject
 from orchestrator.search import Search
+from orchestrator.searchplots import history, parallel
 from orchestrator.spool import Spool
 from orchestrator.store import RunRecord, Store
 from orchestrator.store.records import StageRecord
@@ -126,7 +127,8 @@ def search_page(rows):
             "space": {"s.lr": {"loguniform": (0.1, 1.0)}, "s.option": {"choice": (EVIL, "b")}},
         }
     )
-    return render_search(f"x{EVIL}", "x-1", rows, search, {"name": EVIL}, "name: best\n")
+    plots = {"history": history(rows, search), "parallel": parallel(rows, search)} if rows else {}
+    return render_search(f"x{EVIL}", "x-1", rows, search, {"name": EVIL}, "name: best\n", plots)
 
 
 def test_the_page_of_a_search_has_the_best_the_table_and_the_plots():
