@@ -1,19 +1,11 @@
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "loss_sweep.py"
+from figures import figures
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(700)
 def test_ends_with_its_figures():
-    command = [sys.executable, str(SCRIPT), "--small"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=600)
-    figures = json.loads(done.stdout.splitlines()[-1])
-    assert figures["ratio"] > 0
-    assert figures["cells_per_hour"] > 0
-    assert figures["arrangement"].keys() == {"workers", "threads", "stack"}
+    found, _ = figures("loss_sweep.py", "--small")
+    assert found["ratio"] > 0
+    assert found["cells_per_hour"] > 0
+    assert found["arrangement"].keys() == {"workers", "threads", "stack"}
