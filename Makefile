@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: demo test fast lint bench examples clean
 
 demo: $(VENV)/.installed
-	$(BIN)/limbeck run examples/digits.yaml --store $(STORE)
+	$(BIN)/limbeck run examples/tour.yaml --store $(STORE)
 
 # Most tests wait for processes that start: two at a time, each file in one piece and in order.
 JOBS ?= 2

@@ -221,6 +221,7 @@ def input_fields(model: type[Settings]) -> dict[str, Input]:
 
 
 def _sorted_by_reference(graph: Mapping[str, Mapping[str, str]], document: Document) -> list[str]:
+    """As in the file, but that a stage comes after those that it names."""
     order: list[str] = []
     while len(order) < len(graph):
         ready = [name for name in graph if name not in order and set(graph[name].values()) <= set(order)]
@@ -231,7 +232,7 @@ def _sorted_by_reference(graph: Mapping[str, Mapping[str, str]], document: Docum
             raise UserError(
                 f"{place}: stages go round in a circle: {' -> '.join(circle)}; remove one reference"
             )
-        order += ready
+        order.append(ready[0])
     return order
 
 

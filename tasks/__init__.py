@@ -11,6 +11,7 @@ TASKS = {
     "soft_labels": "tasks.model_distillation.soft_labels:SoftLabels",
     "distill_student": "tasks.model_distillation.distill_student:DistillStudent",
     "train_teacher": "tasks.model_distillation.train_teacher:TrainTeacher",
+    "initial_lm": "tasks.llm_distillation.initial_lm:InitialLm",
     "token_labels": "tasks.llm_distillation.token_labels:LabelTokens",
     "evaluate_lm": "tasks.llm_distillation.evaluate_lm:EvaluateLm",
     "generate_responses": "tasks.llm_distillation.generate_responses:GenerateResponses",

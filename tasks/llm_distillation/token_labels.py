@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from torch import Tensor
 
 from orchestrator.task import (
@@ -41,6 +41,7 @@ from tasks.llm_distillation.labels.teacher_clock import TeacherClock
 from tasks.llm_distillation.labels.told_rows import told_rows
 from tasks.llm_distillation.models import model_artifact
 from tasks.llm_distillation.models.language_model import LanguageModel
+from tasks.llm_distillation.models.learnt_tokenizer import LearntTokenizer
 from tasks.llm_distillation.models.model_artifact import load_artifact
 from tasks.llm_distillation.models.origins import origins
 from tasks.llm_distillation.models.vocabulary import (
@@ -48,6 +49,7 @@ from tasks.llm_distillation.models.vocabulary import (
     check_length,
     check_same_tokens,
     model_facts,
+    tokenizer_facts,
 )
 from tasks.llm_distillation.text.corpus import Corpus
 from tasks.llm_distillation.text.packing import check_sealed, model_inputs
@@ -62,6 +64,17 @@ MOST_BYTES = 4 << 30
 """A worker holds a shard's labels before they are packed."""
 
 
+def _reading(value: object) -> str:
+    learnt = value.keys() & LearntTokenizer.model_fields if isinstance(value, dict) else None
+    return "learnt" if learnt or isinstance(value, LearntTokenizer) else "model"
+
+
+Reading = Annotated[
+    Annotated[LanguageModel, Tag("model")] | Annotated[LearntTokenizer, Tag("learnt")],
+    Discriminator(_reading),
+]
+
+
 class TokenLabelConfig(Settings):
     """Settings of token_labels."""
 
@@ -71,9 +84,9 @@ class TokenLabelConfig(Settings):
     """Who labels it."""
     teacher_artifact: Annotated[str | None, Input(model_artifact.KIND)] = None
     """A teacher of an earlier stage, in place of `teacher`."""
-    tokenizer: LanguageModel | None = None
-    """With `teacher_artifact`: a model that is there already and has the same tokenizer, to count the sequences by
-    before the teacher is there."""
+    tokenizer: Reading | None = None
+    """With `teacher_artifact`, to count the sequences by before the teacher is there: a model that is there already
+    and has the same tokenizer, or the settings of initial_lm's."""
     length: int = Field(gt=1)
     """Tokens of a sequence."""
     labels: TokenLabels = TokenLabels()
@@ -92,7 +105,7 @@ class TokenLabelConfig(Settings):
         return self
 
     @property
-    def reading(self) -> LanguageModel:
+    def reading(self) -> LanguageModel | LearntTokenizer:
         """Whose tokenizer the corpus is read with."""
         known = self.teacher or self.tokenizer
         assert known is not None
@@ -249,11 +262,11 @@ def teacher_digest(config: TokenLabelConfig, inputs: Mapping[str, Artifact]) -> 
 
 
 def _known_teacher(config: TokenLabelConfig, inputs: Mapping[str, Facts]) -> Facts:
-    reading = config.reading
-    own = model_facts(reading.config(), reading.tokenizer())
+    tokenizer = config.reading.tokenizer()
     if config.teacher is not None:
-        check_covers(config.teacher.label, config.teacher.config(), config.teacher.tokenizer())
-        return own
+        check_covers(config.teacher.label, config.teacher.config(), tokenizer)
+        return model_facts(config.teacher.config(), tokenizer)
+    own = {"tokenizer": tokenizer_facts(tokenizer)}
     check_same_tokens(inputs["teacher_artifact"], own, ("teacher_artifact", "tokenizer"))
     return inputs["teacher_artifact"]
 

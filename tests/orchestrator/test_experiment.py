@@ -48,6 +48,15 @@ def test_order_in_the_file_does_not_matter(tmp_path):
     assert [stage.name for stage in load_experiment(write(tmp_path, swapped)).stages] == ["walk", "total"]
 
 
+def test_stages_follow_the_file_where_their_inputs_allow(tmp_path):
+    text = GOOD + "  more: {task: toy_walk, walks: 2, steps: 5}\n"
+    assert [stage.name for stage in load_experiment(write(tmp_path, text)).stages] == [
+        "walk",
+        "total",
+        "more",
+    ]
+
+
 @pytest.mark.parametrize("name", ["walk.steps", "stages.walk.steps"])
 def test_overrides_reach_settings(tmp_path, name):
     experiment = load_experiment(write(tmp_path, GOOD), [f"{name}=9", "seed=5"])

@@ -7,6 +7,15 @@ SMALL = {
         "experts.experts=2", "experts.epochs=3", "distilled.iterations=4", "distilled.max_start_epoch=1",
         "distilled.student_steps=3", "scores.repeats=1", "scores.epochs=3", "scores.full_epochs=1",
     ],
+    "tour.yaml": [
+        "experts.experts=2", "experts.epochs=3", "distilled.iterations=4", "distilled.max_start_epoch=1",
+        "distilled.student_steps=3", "distilled.matrix.images_per_class=[1]", "scores.repeats=1", "scores.epochs=3",
+        "scores.controls=[random]", "teacher.epochs=1", "labels.epochs=1", "students.repeats=1", "students.epochs=1",
+        "students.methods=[control, kd]", "reader.epochs=0.05", "kept.corpus.split=[0, 0.01]",
+        "pupil.corpus.split=[0, 0.01]", "pupil.held_out=4", "reading.corpus.split=[0.99, 1]",
+        "sweep.repeats=1", "sweep.stack=1", "sweep.epochs=1", "sweep.test_every=1", "sweep.losses=[ensloss, bce]",
+        "sweep.datasets=[breast_cancer]",
+    ],
     "fashion_mnist.yaml": [
         "experts.experts=1", "experts.network.width=4", "experts.epochs=1", "experts.batch_size=2048",
         "distilled.iterations=2", "distilled.max_start_epoch=1", "distilled.student_steps=2",

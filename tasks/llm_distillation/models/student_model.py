@@ -78,7 +78,7 @@ def initial_student(
     """
     if student.model is not None:
         return student.model.load("cpu")
-    made = _random(student_config(student, teacher_config), seed)
+    made = random_model(student_config(student, teacher_config), seed)
     if not student.fresh:
         assert student.layers is not None
         count = teacher_config.num_hidden_layers
@@ -183,7 +183,7 @@ def _resized(config: "PretrainedConfig", teacher: "PretrainedConfig", student: S
     return config
 
 
-def _random(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
+def random_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _unset(config).float()

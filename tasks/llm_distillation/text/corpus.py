@@ -33,8 +33,8 @@ class Corpus(Settings):
 
     path: str
     """JSON lines (.jsonl, .jsonl.gz), Parquet or plain text (.txt, .txt.gz); a relative path is taken from the
-    working directory, else from the data folder ${LIMBECK_DATA:-~/.cache/limbeck/data}. Not part of any key: the
-    content is."""
+    working directory, else from the data folder ${LIMBECK_DATA:-~/.cache/limbeck/data}; `shakespeare.txt.gz` comes
+    with Limbeck. Not part of any key: the content is."""
     messages: str | None = None
     """Field of chat messages, a list of {role, content}; default `messages` or `conversations`."""
     prompt: str | None = None

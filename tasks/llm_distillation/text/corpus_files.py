@@ -10,6 +10,8 @@ from tasks.data.files import data_folder, open_plain, reading
 EXPECTED = "JSON lines (.jsonl, .jsonl.gz), Parquet (.parquet) or plain text (.txt, .txt.gz)"
 TEXT = "text"
 """The field of a row of a plain text file."""
+BUNDLED = Path(__file__).parent / "bundled"
+"""What comes with Limbeck: `shakespeare.txt.gz`, 1.1 MB of his plays."""
 
 Row = dict[str, Any]
 
@@ -29,10 +31,11 @@ def absolute(path: str) -> str:
 
 
 def found(path: str) -> Path:
-    """A relative path is taken from the working directory, else from the data folder. Raises ValueError."""
+    """A relative path is taken from the working directory, else from the data folder, else from what comes with
+    Limbeck. Raises ValueError."""
     here = Path(path).expanduser().absolute()
     places = list(dict.fromkeys([here, data_folder(path, None).absolute()]))
-    for place in places:
+    for place in [*places, BUNDLED / path]:
         if place.is_file():
             return place
         if place.is_dir():
