@@ -5,15 +5,20 @@ BIN    := $(VENV)/bin
 STORE  ?= limbeck-store
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test fast lint bench examples clean
+.PHONY: demo test faults fast lint bench examples clean
 
 demo: $(VENV)/.installed
 	$(BIN)/limbeck run examples/tour.yaml --store $(STORE)
 
 # Most tests wait for processes that start: two at a time, each file in one piece and in order.
 JOBS ?= 2
+TESTS := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(TESTS) -m "not faults"
+
+# What kills, cuts or fills something, or starts a cluster.
+faults: $(VENV)/.installed-dev
+	$(TESTS) -m faults
 
 fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -20,7 +20,11 @@ LONGEST = ("test_examples.py", "test_readme.py")
 """These begin, so that no worker is left alone with them at the end."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("faults"):
+            item.add_marker("slow")
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 

@@ -87,7 +87,7 @@ def test_example_searches(tmp_path, name):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_the_demo_killed_twice_ends_with_the_same_digests(tmp_path):
     """SIGKILL while experts are trained, and again while the set is distilled; then run to the end."""
@@ -103,7 +103,7 @@ def test_the_demo_killed_twice_ends_with_the_same_digests(tmp_path):
     assert bench.limbeck("artifacts", "verify", "--json").json["ok"]
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_a_sweep_killed_in_the_middle_ends_with_the_same_table(tmp_path):
     argv = ["run", str(ROOT / "examples/ensloss_quick.yaml"), *SMALL["ensloss_quick.yaml"]]

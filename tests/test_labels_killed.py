@@ -7,7 +7,7 @@ from engine import Bench, digests, kill_when, progress
 
 from tests.tasks.llm_distillation import tiny
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 IMAGES = """\
 name: killed

@@ -22,6 +22,7 @@ from mlflow_views import snapshot
 
 from orchestrator.ui import serve
 
+pytestmark = pytest.mark.faults
 ROOT = SUPPORT.parents[1]
 SLOWLY = ["walk.pause_s=0.3", "walk.progress_s=0"]
 
@@ -40,7 +41,6 @@ def killed(bench: Bench, process: subprocess.Popen) -> None:
     assert gone(children, timeout=60), "processes of ours outlived the driver"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_driver_killed_at_five_random_moments(tmp_path, undisturbed):
     seed = random.randrange(10**6)  # shown where the test fails
@@ -65,7 +65,6 @@ def test_a_driver_killed_at_five_random_moments(tmp_path, undisturbed):
     assert bench.limbeck("artifacts", "verify", "--json").json["problems"] == []
 
 
-@pytest.mark.slow
 def test_a_killed_raylet_of_two(tmp_path, undisturbed):
     bench = Bench(tmp_path)
     text = bench.experiment.read_text().replace("steps: 6", "steps: 6, pause_s: 0.5, progress_s: 0")
@@ -91,7 +90,6 @@ def test_a_killed_raylet_of_two(tmp_path, undisturbed):
     assert gone(children, timeout=60)
 
 
-@pytest.mark.slow
 def test_a_worker_out_of_memory(tmp_path, undisturbed):
     bench = Bench(tmp_path)
     done = bench.limbeck("run", "walks.yaml", "walk.trouble=memory", "walk.at=[1]", "--json")
@@ -100,7 +98,6 @@ def test_a_worker_out_of_memory(tmp_path, undisturbed):
     assert (bench.marks("trouble"), bench.marks("start", 1)) == (2, 2)
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_always_out_of_memory(tmp_path, undisturbed):
     bench = Bench(tmp_path)
     lasting = ["walk.trouble=memory", "walk.at=[1]", "walk.times=99", "walk.retries=1"]
@@ -109,7 +106,6 @@ def test_a_worker_that_is_always_out_of_memory(tmp_path, undisturbed):
     assert digests(bench.run()) == undisturbed
 
 
-@pytest.mark.slow
 def test_one_flipped_bit_is_found_and_just_its_shard_computed_again(tmp_path, undisturbed):
     bench = Bench(tmp_path)
     assert digests(bench.run()) == undisturbed
@@ -132,7 +128,6 @@ def test_one_flipped_bit_is_found_and_just_its_shard_computed_again(tmp_path, un
     assert bench.limbeck("artifacts", "verify", "--json").json["problems"] == []
 
 
-@pytest.mark.slow
 def test_an_mlflow_server_killed_and_restarted(tmp_path, undisturbed):
     bench, database = Bench(tmp_path), f"sqlite:///{tmp_path}/mlflow.db"
     with ExitStack() as stack:
@@ -190,7 +185,6 @@ exec "$2" -m orchestrator run walks.yaml --json
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "said"), [(FULL, "No space left on device"), (READ_ONLY, "Read-only file system")]
 )

@@ -19,7 +19,7 @@ from engine import SUPPORT, Bench, digests, end, gone, working_children
 
 from orchestrator.store import Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 FITS = """\
 name: fits
 stages:

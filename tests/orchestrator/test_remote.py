@@ -38,7 +38,7 @@ def in_a_folder(tmp_path_factory):
     return Bench(tmp_path_factory.mktemp("folder")).run()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_killed_and_cut_off_a_run_in_a_bucket_makes_the_same_bytes(bench, server, in_a_folder, monkeypatch):
     """The driver is killed; the resumed run loses its server twice; then every verb answers."""
     options = ["walk.pause_s=0.2", "walk.progress_s=0", "walk.resources.workers=1"]

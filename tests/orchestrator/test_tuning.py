@@ -136,6 +136,7 @@ def test_a_metric_that_no_trial_has_ends_the_search_at_once(tmp_path):
     assert len(list(bench.store.glob("searches/*/trials/*.json"))) < 4
 
 
+@pytest.mark.faults
 def test_a_killed_search_goes_on_to_the_same_table(tmp_path, undisturbed):
     bench = Bench(tmp_path, SCALES)
     process = bench.start("tune", str(bench.experiment))

@@ -9,7 +9,7 @@ from engine import Bench, digests, end, gone, working_children
 
 from orchestrator.store import Lease, Leases, Store
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 ONE = "walk.resources.workers=1"
 
 
