@@ -66,8 +66,11 @@ class Backend(Protocol):
     def datasets(self, run: str, datasets: Sequence[Mapping[str, str]]) -> None: ...
     def text(self, run: str, text: str, name: str) -> None: ...
     def files(self, run: str, folder: Path, below: str) -> None: ...
-    def model(self, run: str, name: str, kind: str, tags: Mapping[str, str], folder: Path) -> None:
-        """The one model of a run, of the files in a folder; made where the run has none."""
+    def model(
+        self, run: str, name: str, kind: str, tags: Mapping[str, str], folder: Path, points: Sequence[Point]
+    ) -> None:
+        """The one model of a run, of the files in a folder; made where the run has none. `points` of the run's are
+        its metrics too."""
         ...
 
     def status(self, run: str, status: str, t: int | None = None) -> None:
@@ -169,16 +172,17 @@ class Projection:
             self.backend.text(run, event["tables"], "tables.txt")
         self.backend.status(run, _STATUS.get(event["state"], "FAILED"), t)
         if event.get("model"):  # last: servers before MLflow 3 know no models, and lack nothing else then
-            self._show_model(run, event)
+            self._show_model(run, event, final)
 
-    def _show_model(self, run: str, event: Event) -> None:
-        """The artifact as a model of MLflow's, which refers to it."""
+    def _show_model(self, run: str, event: Event, final: Mapping[str, float]) -> None:
+        """The artifact as a model of MLflow's, which refers to it, with the final metrics."""
         name = re.sub(r"[/:.%\"']", "_", f"{self._started['experiment']} {event['stage']}")
         tags = _tags({name: event[name] for name in ("artifact", "digest", "stage")})
         with tempfile.TemporaryDirectory() as folder:
             for file, text in model_files(event["model"], event["t"]).items():
                 Path(folder, file).write_text(text)
-            self.backend.model(run, name, event["model"]["kind"], tags, Path(folder))
+            points = _as_points(final, event["step"], event["t"])
+            self.backend.model(run, name, event["model"]["kind"], tags, Path(folder), points)
 
     def _on_run_ended(self, event: Event) -> None:
         self._run("", event["t"])
@@ -253,8 +257,12 @@ class Projection:
     def _final(self, run: str, values: Mapping[str, float], step: int, t: int) -> None:
         """Final metrics, the changed ones only: a stage that is reported again shows no second point."""
         known = self.backend.known(run).metrics
-        points = [Point(mlflow_key(name), value, t, step) for name, value in values.items()]
+        points = _as_points(values, step, t)
         self.backend.points(run, [point for point in points if known.get(point.key) != point.value])
+
+
+def _as_points(values: Mapping[str, float], step: int, t: int) -> list[Point]:
+    return [Point(mlflow_key(name), value, t, step) for name, value in values.items()]
 
 
 def _tags(tags: Mapping[str, str]) -> dict[str, str]:

@@ -357,7 +357,9 @@ class _Mlflow:
     def files(self, run: str, folder: Path, below: str) -> None:
         self._client.log_artifacts(run, str(folder), below)
 
-    def model(self, run: str, name: str, kind: str, tags: Mapping[str, str], folder: Path) -> None:
+    def model(
+        self, run: str, name: str, kind: str, tags: Mapping[str, str], folder: Path, points: Sequence[Point]
+    ) -> None:
         from mlflow.entities import LoggedModelOutput
 
         told = self._client.get_run(run)
@@ -376,6 +378,16 @@ class _Mlflow:
         known = told.outputs.model_outputs if told.outputs else []
         if model not in [output.model_id for output in known]:
             self._client.log_outputs(run, [LoggedModelOutput(model, step=0)])
+        self._model_points(run, model, points)
+
+    def _model_points(self, run: str, model: str, points: Sequence[Point]) -> None:
+        """Those that the model lacks. MLflow keeps one of two equal points of a run, so that there is no second one."""
+        from mlflow.entities import Metric
+
+        known = {one.key: one.value for one in self._client.get_logged_model(model).metrics or ()}
+        fresh = [point for point in points if known.get(point.key) != point.value]
+        for part in _parts(fresh, _POINTS):
+            self._client.log_batch(run, metrics=[Metric(*point, model_id=model) for point in part])
 
     def status(self, run: str, status: str, t: int | None = None) -> None:
         if t is None:

@@ -94,6 +94,8 @@ def test_a_student_is_a_model_of_mlflows_that_answers_from_the_store(run):
     (output,) = stage.outputs.model_outputs
     model = client.get_logged_model(output.model_id)
     assert (model.name, model.model_type, str(model.status)) == ("seen students", "classifier", "READY")
+    final = {one.key: one.value for one in model.metrics}
+    assert final == answer["stages"]["students"]["metrics"]
     assert model.tags["limbeck.artifact"] == answer["stages"]["students"]["artifact"]
     folder = Path(model.artifact_location.removeprefix("file://"))
     assert {file.name for file in folder.iterdir()} == {"MLmodel", "artifact.json"}
@@ -158,4 +160,5 @@ def test_mlflows_page_shows_the_student_as_a_model(browser, mlflow_page):
         seen.page.get_by_text("seen students", exact=True).click()
         seen.page.get_by_text("Source run", exact=True).wait_for()
         seen.page.get_by_role("link", name="students", exact=True).first.wait_for()
+        seen.page.get_by_text("control_accuracy", exact=True).first.wait_for()
         seen.keep("mlflow-model")

@@ -78,6 +78,8 @@ def test_everything_arrives_once_in_postgresql_and_s3(servers, tmp_path):
     (output,) = run.outputs.model_outputs
     model = client.get_logged_model(output.model_id)
     assert (str(model.status), model.model_type) == ("READY", "classifier")
+    assert [(one.key, one.value, one.step) for one in model.metrics] == [("accuracy", 0.5, 2)]
+    assert len(stage["metrics"]["accuracy"]) == 1
     assert len(client.search_logged_models([run.info.experiment_id])) == 1
     local = client.download_artifacts(runs_of(client)[""].info.run_id, "report.html", str(tmp_path))
     assert Path(local).read_text() == "<p>page</p>"

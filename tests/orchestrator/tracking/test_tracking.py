@@ -194,6 +194,27 @@ def test_a_changed_result_is_the_one_shown(store):
     assert runs_of(client_of(store))[""].data.metrics["experts.accuracy"] == 0.95
 
 
+def test_final_metrics_are_the_models_too_and_once_the_runs(store):
+    spool = spool_of(store)
+    spool.run_started("r1", "digits", {}, {})
+    for _ in range(2):  # as when the same command is typed again
+        spool.stage_started("s", "t", {}, {})
+        spool.metrics("s", "", 7, {"loss": 1.0})
+        rows = {"dtype": "uint8", "shape": [1, 8, 8]}
+        model = {"kind": "classifier", "takes": rows, "gives": rows, "reference": {"artifact": "a" * 32}}
+        spool.stage_ended("s", "done", {"accuracy": 0.5, "loss": 0.25}, model=model)
+        deliver(store, spool)
+        spool.advance(default_uri(store), 0)
+        deliver(store, spool)
+    client = client_of(store)
+    run = runs_of(client)["s"]
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert sorted((one.key, one.value, one.step) for one in model.metrics) == [
+        ("accuracy", 0.5, 7), ("loss", 0.25, 7),
+    ]  # fmt: skip
+    assert [value for _, value, _ in points(client, run.info.run_id, "accuracy")] == [0.5]
+
+
 def test_a_failed_run_and_a_stage_that_never_ended(store):
     spool = spool_of(store)
     spool.run_started("r1", "digits", {}, {})
