@@ -178,13 +178,14 @@ def runs(
 @app.command()
 def report(
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="Id, the start of one, or an experiment.")
+        str | None,
+        typer.Argument(metavar="[RUN|SEARCH]", help="Id, the start of one, or an experiment."),
     ] = None,
     store: StoreUri = DEFAULT_STORE,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page here.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write one HTML page of a run, by default of the newest."""
+    """Write one HTML page of a run or a search, by default of the newest."""
     from orchestrator.verbs import reporting
 
     reporting.report(run, store, out, as_json)

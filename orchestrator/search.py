@@ -204,6 +204,11 @@ class Search(Settings):
         return self.model_dump(mode="json", exclude={"trials", "concurrency", "time_budget_s"})
 
 
+def parse(block: Json) -> Search:
+    """A `search` block that was checked before."""
+    return Search.model_validate_json(json.dumps(block))
+
+
 def plain_name(name: str) -> str:
     """`distilled.pixel_lr` of `stages.distilled.pixel_lr`."""
     return name.removeprefix("stages.")

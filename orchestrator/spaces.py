@@ -31,6 +31,8 @@ class Space:
     """The experiment's, from which points are drawn."""
     document: Mapping[str, Any]
     """The experiment, without the `search` block and any point of the space."""
+    block: Mapping[str, Any]
+    """The `search` block as it was written."""
     corners: tuple[Point, Point]
     """All settings at their lowest, or first, and all at their highest, or last."""
     experiments: tuple[Experiment, Experiment]
@@ -59,7 +61,7 @@ def load_search(path: Path, given: Sequence[str] = ()) -> Space:
     metric_stage(search.metric, first, document)
     last = _load(path, given, high, search, document, tuple(high))
     plain = {name: value for name, value in document.values.items() if name != "search"}
-    return Space(search, options.name, options.seed, plain, (low, high), (first, last))
+    return Space(search, options.name, options.seed, plain, options.search, (low, high), (first, last))
 
 
 def metric_stage(metric: str, experiment: Experiment, document: Document | None = None) -> str:

@@ -2,7 +2,8 @@
 
 searches/<name>-<digest>/
   search.json           the search's id and what it is a search of
-  experiment.yaml       as it was when the search began
+  experiment.yaml       as it was when the search was last called
+  asked.json            what that call asked
   trials/0003.json      a row: overrides, state, metric, run, shards reused and computed, curve
   results/              table, plots and the best experiment
   tune/                 Ray Tune's own files; not read again
@@ -16,11 +17,11 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.errors import LimbeckError, UserError
-from orchestrator.search import Point, Search
+from orchestrator.search import Point, Search, parse
 from orchestrator.task import Json
 
 FINISHED = ("done", "stopped")
@@ -46,6 +47,8 @@ class Row:
     error: str | None = None
     curve: tuple[tuple[int, float], ...] = field(default=())
     """What the scheduler was told: steps and values."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The final metrics of the stage that the search goes by, of a trial that is done."""
 
     @property
     def finished(self) -> bool:
@@ -82,6 +85,28 @@ class Curve:
         return reached, sum(value for _, value in self._last.values()) / len(self._last)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the last call of a search asked."""
+
+    name: str
+    """Of the experiment."""
+    document: Mapping[str, Json]
+    """The experiment with the `search` block, overrides merged in."""
+    given: tuple[str, ...]
+    """The overrides of the command line."""
+    commit: str | None = None
+
+    @property
+    def search(self) -> Search:
+        return parse(self.document["search"])
+
+    @property
+    def experiment(self) -> dict[str, Json]:
+        """The document without the search."""
+        return {name: value for name, value in self.document.items() if name != "search"}
+
+
 class Book:
     """The rows of one search, in its folder; `id` is part of the ids of its runs.
 
@@ -97,6 +122,22 @@ class Book:
         self.id: str = json.loads(known.read_text())["id"]
         found = (_read(path) for path in sorted((folder / "trials").glob("*.json")))
         self._rows = {row.number: row for row in found if row is not None}
+
+    def ask(self, asked: Asked, experiment: str) -> None:
+        """Writes down what this call asks, and the text of the experiment's file."""
+        (self.folder / "experiment.yaml").write_text(experiment, encoding="utf-8")
+        self._put(self.folder / "asked.json", asdict(asked))
+
+    @property
+    def asked(self) -> Asked:
+        """UserError where it is a search of an earlier release, which wrote none down."""
+        path = self.folder / "asked.json"
+        if not path.exists():
+            raise UserError(
+                f"{path}: not there, search {self.id} is of an earlier release; type its `limbeck tune` again"
+            )
+        values = json.loads(path.read_text())
+        return Asked(**{**values, "given": tuple(values["given"])})
 
     @property
     def results(self) -> Path:
@@ -123,6 +164,16 @@ class Book:
         self._rows[row.number] = row
         if write:
             self._put(self.folder / "trials" / f"{row.number:04d}.json", asdict(row))
+
+    def settled(self, count: int | None = None) -> list[Row]:
+        """The rows as they are: where no process is at the search, none is running."""
+        try:
+            with self.alone():
+                over = True
+        except LimbeckError:
+            over = False
+        rows = self.rows(count)
+        return [replace(row, state="interrupted") if over and row.state == "running" else row for row in rows]
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -160,17 +211,19 @@ def best_of(rows: Sequence[Row], search: Search) -> Row | None:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """One line a trial, one column a setting; values as JSON has them."""
+    """One line a trial, one column a setting and a metric; values as JSON has them."""
     names = list(dict.fromkeys(name for row in rows for name in row.point))
+    metrics = list(dict.fromkeys(name for row in rows for name in row.metrics))
     columns = ("number", "state", "metric", "reused", "computed", "seconds", "run_id", "error")
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow([*columns[:3], *names, *columns[3:]])
+    writer.writerow([*columns[:3], *names, *metrics, *columns[3:]])
     for row in rows:
         values = row.shown()
         point = [_cell(row.point.get(name)) for name in names]
         rest = ["" if values[name] is None else values[name] for name in columns]
-        writer.writerow([*rest[:3], *point, *rest[3:]])
+        found = [row.metrics.get(name, "") for name in metrics]
+        writer.writerow([*rest[:3], *point, *found, *rest[3:]])
     return out.getvalue()
 
 

@@ -299,7 +299,10 @@ class _Ledger(tune.Callback):
             self._tell(replace(row, **counts, curve=curve, metric=float(result["metric"])), keep=False)
             return
         metric = float(result["metric"]) if state == "done" else None
-        ended: Mapping[str, Any] = {**counts, "seconds": result["seconds"], "error": result.get("error")}
+        ended: Mapping[str, Any] = {
+            **counts, "seconds": result["seconds"], "error": result.get("error"),
+            "metrics": result.get("metrics", {}),
+        }  # fmt: skip
         self._tell(replace(row, state=state, metric=metric, **ended))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -18,10 +18,11 @@ from ray.tune import PlacementGroupFactory, Trainable
 
 from orchestrator.console import Console
 from orchestrator.errors import Infeasible, Interrupted, LimbeckError, RunFailed, UserError, nearest
-from orchestrator.experiment import Experiment, load_experiment
+from orchestrator.experiment import load_experiment
 from orchestrator.feasibility import Offer, problems
 from orchestrator.identity import begin_run
 from orchestrator.plan import Plan, make_plan
+from orchestrator.report.writing import walk_and_report
 from orchestrator.run import Run
 from orchestrator.spaces import metric_stage
 from orchestrator.spool import EVENTS, Spool
@@ -115,7 +116,8 @@ class _Walk:
 
     def _work(self) -> None:
         try:
-            last: Result = {"state": "done", "metric": self._go()}
+            metrics = self._go()
+            last: Result = {"state": "done", "metric": metrics[self._name], "metrics": metrics}
         except Interrupted:
             last = {"state": "interrupted", "metric": math.nan}
         except LimbeckError as error:
@@ -125,8 +127,8 @@ class _Walk:
         seconds = round(time.monotonic() - self._started, 3)
         self.results.put({**last, **self._shards(), "seconds": seconds, "step": self._step + 1, "done": True})
 
-    def _go(self) -> float:
-        """Runs the experiment and returns its metric."""
+    def _go(self) -> dict[str, float]:
+        """Runs the experiment and returns the metrics of the stage that the search goes by."""
         told = self.told
         experiment = load_experiment(Path(told.experiment), told.overrides)
         store, offer = Store.open(told.store_uri, create=False), told.offer
@@ -139,7 +141,7 @@ class _Walk:
         record = self._drive(plan, store)
         if record.state != "done":
             raise RunFailed(_failure(record, store))
-        return self._metric(record, experiment)
+        return self._metrics(record)
 
     def _drive(self, plan: Plan, store: Store) -> RunRecord:
         told = self.told
@@ -147,12 +149,12 @@ class _Walk:
         store.save_run(record)
         spool = Spool(Path(told.runs_folder) / told.run_id / EVENTS)
         with contextlib.closing(spool):
-            self._run = Run(
-                plan, record, store, spool, Console(quiet=True), on_metrics=self._hear, search=told.search
-            )
+            console = Console(quiet=True)
+            self._run = Run(plan, record, store, spool, console, on_metrics=self._hear, search=told.search)
             if self._stop:
                 self._run.request_stop()
-            return self._run.go()
+            record, _ = walk_and_report(self._run, store, spool, console)
+            return record
 
     def _hear(self, stage: str, shard: str, step: int, values: Mapping[str, float]) -> None:
         if stage != self._stage or self._name not in values:
@@ -170,13 +172,13 @@ class _Walk:
             "computed": sum(stage.computed_shards for stage in stages),
         }
 
-    def _metric(self, record: RunRecord, experiment: Experiment) -> float:
+    def _metrics(self, record: RunRecord) -> dict[str, float]:
         metrics = next(stage.metrics for stage in record.stages if stage.stage == self._stage)
         if self._name not in metrics:
             raise UserError(
                 f"search.metric: stage {self._stage} has no metric {self._name!r}; {nearest(self._name, metrics)}"
             )
-        return metrics[self._name]
+        return dict(metrics)
 
 
 def _failure(record: RunRecord, store: Store) -> str:

@@ -16,11 +16,11 @@ from orchestrator.feasibility import GB, Offer, problems
 from orchestrator.identity import begin_run
 from orchestrator.places import home, is_remote
 from orchestrator.plan import Plan, StagePlan, make_plan
+from orchestrator.report.writing import walk_and_report
 from orchestrator.spool import EVENTS, Spool
 from orchestrator.store import RunRecord, Store, open_bytes
 from orchestrator.tracking import Tracker, default_uri, files_root, uri_of
 from orchestrator.verbs.pictures import save_pictures
-from orchestrator.verbs.reporting import report_at_the_end
 
 if TYPE_CHECKING:
     from orchestrator.run import Run
@@ -58,8 +58,7 @@ def run(
         record = begin_run(made, store)
         store.save_run(record)
         with _tracker(uri, record, store, console) as spool:
-            record = _go(made, record, store, spool, console)
-            page = report_at_the_end(store, record, spool, console)
+            record, page = _go(made, record, store, spool, console)
     store.rows()  # what was made goes into the index now, not when somebody waits for a listing
     pictures = home(store.uri) / "runs" / record.run_id / "pictures"
     count = save_pictures(made, store, pictures)
@@ -70,7 +69,7 @@ def run(
         _show_result(made, record, store, console)
         _show_places(record, store, uri, places, console)
     if record.state != "done":
-        raise RunFailed(_failure(record, store), answered=as_json)
+        raise RunFailed(_failure(record, store, page), answered=as_json)
 
 
 def plan(
@@ -217,14 +216,17 @@ def measure_stage(left: StagePlan, offer: Offer, store: Store, console: Console)
     )
 
 
-def _go(made: Plan, record: RunRecord, store: Store, spool: Spool, console: Console) -> RunRecord:
+def _go(
+    made: Plan, record: RunRecord, store: Store, spool: Spool, console: Console
+) -> tuple[RunRecord, Path | None]:
+    """The record as it ended, and the run's page."""
     needed = any(stage.active for stage in made.stages)
     console.say(f"run {record.run_id}" + ("" if needed else ": everything is cached"))
     from orchestrator.run import Run  # Ray reads its settings when imported, and the session makes them
 
     walk = Run(made, record, store, spool, console)
     with _signals(walk, console), contextlib.closing(console):
-        return walk.go()
+        return walk_and_report(walk, store, spool, console)
 
 
 @contextlib.contextmanager
@@ -341,9 +343,9 @@ def _show_places(
         console.print(f"next      limbeck artifacts lineage {made[-1]} {option}")
 
 
-def _failure(record: RunRecord, store: Store) -> str:
+def _failure(record: RunRecord, store: Store, page: Path | None) -> str:
     kept = store.failures(record.run_id)
     lines = [f"{failed.stage} {failed.shard}: {failed.failure['error']}" for failed in kept]
     stages = [stage.stage for stage in record.stages if stage.state == "failed"]
     head = f"run {record.run_id} failed in {', '.join(stages) or 'no stage'}; finished shards are kept"
-    return "\n".join([head, *lines[:10]])
+    return "\n".join([head, *lines[:10], *([f"what was done so far: {page}"] if page else [])])

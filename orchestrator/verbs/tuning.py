@@ -23,7 +23,7 @@ from orchestrator.spool import EVENTS, Spool, unfinished
 from orchestrator.stagekeys import content_digests
 from orchestrator.store import Store, open_bytes
 from orchestrator.tracking import Tracker, files_root, uri_of
-from orchestrator.trials import Book, Row, best_of, ranked
+from orchestrator.trials import Asked, Book, Row, best_of, ranked
 from orchestrator.verbs.found import save_results
 from orchestrator.verbs.running import measure_stage, offered, session
 
@@ -47,7 +47,9 @@ def tune(
     concurrency, share = _shared(space, store)
     book = _book(space, store)
     with book.alone():
-        (book.folder / "experiment.yaml").write_text(experiment.read_text(encoding="utf-8"))
+        document = {**space.document, "search": space.block}
+        asked = Asked(space.name, document, tuple(overrides), commit())
+        book.ask(asked, experiment.read_text(encoding="utf-8"))
         hunt = _Hunt(space, store, book, console, tuple(overrides), share, concurrency)
         stop = hunt.go(uri)
     store.rows()
@@ -63,14 +65,18 @@ def _verdict(hunt: "_Hunt", stop: "Stop", as_json: bool) -> None:
     if hunt.mistake:
         raise UserError(hunt.mistake)
     if stop.asked:
-        raise Interrupted(f"search {hunt.book.id} was stopped; the same command goes on from here")
+        raise Interrupted(
+            f"search {hunt.book.id} was stopped; the same command goes on from here\n"
+            f"what was done so far: {hunt.page}"
+        )
     if hunt.best is None:
         failed = [row for row in hunt.rows if row.error]
         lines = [f"trial {row.number}: {row.error}" for row in failed[:10]]
         why = (
             "no trial succeeded" if failed or not stop.out_of_time else "no trial ended within time_budget_s"
         )
-        raise RunFailed("\n".join([f"search {hunt.book.id}: {why}", *lines]), answered=as_json)
+        page = f"what was done so far: {hunt.page}"
+        raise RunFailed("\n".join([f"search {hunt.book.id}: {why}", *lines, page]), answered=as_json)
 
 
 def _book(space: Space, store: Store) -> Book:
@@ -138,6 +144,8 @@ class _Hunt:
         self._started = time.monotonic()
         self._drawn = 0.0
         self._stop: Stop | None = None
+        self.page: Path | None = None
+        """Of what was done so far."""
         self.mistake: str | None = None
         """Of the user's, that every trial would end with."""
 
@@ -156,7 +164,7 @@ class _Hunt:
             self._announce(spool)
             stop = self._search()
             self._say_no_curve()
-            save_results(self.book, self.rows, self.space, self._given)
+            self.page = save_results(self.book, self.store)
             if self.best:
                 self.store.pin(self.best.run_id)
             spool.files(self.book.results, "search")
@@ -333,6 +341,7 @@ class _Hunt:
         say("")
         reused, computed = sum(row.reused for row in rows), sum(row.computed for row in rows)
         say(f"search    {self.book.id}: {reused} shards reused, {computed} computed")
+        say(f"report    {self.page}")
         say(f"results   {self.book.results}")
         say(f"MLflow    {uri}")
         if self.best:

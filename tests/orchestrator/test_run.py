@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from engine import Bench, digests, end, gone, working_children
@@ -95,6 +96,9 @@ def test_a_killed_driver_is_resumed(tmp_path, undisturbed):
     finally:
         end(process)
     assert gone(children), "processes of ours outlived the driver"
+    told = bench.limbeck("report", "--json").json
+    assert told["state"] == "interrupted"
+    assert f"{starts - 1} of 4" in Path(told["path"]).read_text()
     answer = bench.run(*options)
     assert digests(answer) == digests(undisturbed[1])
     walk = answer["stages"]["walk"]
@@ -117,6 +121,9 @@ def test_ctrl_c_saves_progress_and_the_same_command_goes_on(tmp_path, undisturbe
         end(process)
     assert process.returncode == 130, err
     assert "the same command goes on" in err
+    page = next(Path(line.partition("so far: ")[2]) for line in err.splitlines()[-3:] if "so far: " in line)
+    assert 'class="state interrupted"' in page.read_text()
+    assert "0 of 4" in page.read_text()
     assert list((bench.store / "work").rglob("progress"))
     assert digests(bench.run(*options)) == digests(undisturbed[1])
 
@@ -146,6 +153,9 @@ def test_lasting_errors_are_put_aside_and_the_rest_goes_on(tmp_path, undisturbed
     done = bench.limbeck("run", "walks.yaml", f"walk.trouble={trouble}", "walk.at=[1]", code=1)
     assert f"walk walk=1: {'ValueError' if trouble == 'value' else 'NonFiniteError'}: " in done.err
     assert said in done.err
+    page = Path(done.err.splitlines()[-1].partition("so far: ")[2]).read_text()
+    assert "3 of 4" in page
+    assert said in page
     assert bench.marks("start", 1) == 1
     answer = bench.run()
     assert digests(answer) == digests(undisturbed[1])

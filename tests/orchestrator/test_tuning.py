@@ -3,8 +3,10 @@
 import csv
 import json
 import random
+import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from engine import Bench, end, gone, working_children
@@ -113,19 +115,38 @@ def test_its_best_experiment_is_cached_as_a_whole(undisturbed):
     assert all((results / name).stat().st_size > 5000 for name in ("history.png", "parallel.png"))
 
 
+def test_the_search_has_a_page_and_so_has_each_trial(undisturbed):
+    bench, answer = undisturbed
+    page = Path(answer["folder"], "report.html")
+    before = page.read_bytes()
+    for text in (answer["search"][:-1], answer["search"]):
+        told = bench.limbeck("report", text, "--json").json
+        assert told == {"search": answer["search"], "path": str(page)}
+    assert page.read_bytes() == before
+    links = set(re.findall(r'href="(\.\./[^"]*)"', page.read_text()))
+    assert len(links) == 4
+    assert all("Limbeck run report" in (page.parent / link).read_text() for link in links)
+    trial = answer["trials"][0]
+    assert trial["metrics"]["total"] == trial["metric"]
+    told = bench.limbeck("report", trial["run_id"], "--json").json
+    assert (told["run_id"], told["state"]) == (trial["run_id"], "done")
+
+
 def test_mlflow_has_a_parent_and_a_child_for_each_trial(undisturbed):
     bench, answer = undisturbed
     client, runs = mlflow_runs(bench)
     parent = runs[answer["search"], None]
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["best.total.total"] == answer["best"]["metric"]
-    assert {file.path for file in client.list_artifacts(parent.info.run_id, "search")} >= {"search/best.yaml"}
+    files = {file.path for file in client.list_artifacts(parent.info.run_id, "search")}
+    assert files >= {"search/best.yaml", "search/report.html"}
     for row in answer["trials"]:
         child = runs[row["run_id"], None]
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert child.info.status == "FINISHED"
         assert float(child.data.params["stages.total.scale"]) == row["overrides"]["total.scale"]
         assert child.data.metrics["total.total"] == row["metric"]
+        assert [file.path for file in client.list_artifacts(child.info.run_id)] == ["report.html"]
         assert runs[row["run_id"], "total"].data.tags["mlflow.parentRunId"] == child.info.run_id
 
 
@@ -150,6 +171,9 @@ def test_a_killed_search_goes_on_to_the_same_table(tmp_path, undisturbed):
     finally:
         end(process)
     assert gone(children, timeout=60), "processes of ours outlived the driver"
+    page = Path(bench.limbeck("report", "--json").json["path"]).read_text()
+    assert page.count("<td>done</td>") == len(kept(bench))
+    assert "<td>running</td>" not in page
     answer = tune(bench).json
     assert table(answer) == table(undisturbed[1])
     after = kept(bench)
@@ -194,6 +218,10 @@ def test_ctrl_c_stops_in_order_and_optuna_goes_on(tmp_path):
     assert process.returncode == 130, err
     assert "the same command goes on from here" in err
     assert "Traceback" not in err
+    page = Path(err.splitlines()[-1].partition("so far: ")[2]).read_text()
+    rows = len(re.findall("<th scope=.row.>", page))
+    assert f"{rows} of 5 trials" in page
+    assert "<td>interrupted</td>" in page
     assert gone(children, timeout=60), "processes of ours outlived the driver"
     before = kept(bench)
     answer = tune(bench).json

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -15,15 +16,14 @@ from orchestrator.report.graph import Box
 from orchestrator.report.numbers import number_tables, split_names
 from orchestrator.report.page import render
 from orchestrator.report.pictures import is_drawing
-from orchestrator.report.search_page import render_search
+from orchestrator.report.search_page import Plot, render_search
 from orchestrator.report.subject import find_run, read_subject
-from orchestrator.search import Search
-from orchestrator.searchplots import history, parallel
+from orchestrator.searchplots import DARK, LIGHT, history, parallel
 from orchestrator.spool import Spool
 from orchestrator.store import RunRecord, Store
 from orchestrator.store.records import StageRecord
 from orchestrator.task import Output
-from orchestrator.trials import Row
+from orchestrator.trials import Asked, Row
 
 SECTIONS = ["results", "pictures", "curves", "texts", "lineage", "tables", "time", "failures", "again"]
 KEY, BAD = "a" * 32, "b" * 32
@@ -43,7 +43,7 @@ class Page(HTMLParser):
         self.tags.append(tag)
         self.sections += [values["id"]] if tag == "section" else []
         self.images += [values] if tag == "img" else []
-        self.loads += [values[name] for name in ("src", "href") if name in values]
+        self.loads += [values[name] for name in ("src", "srcset", "href") if name in values]
 
 
 @pytest.fixture(scope="module")
@@ -120,15 +120,23 @@ def test_what_was_planned_stands_beside_what_it_took(made):
     assert "3.0 MB" in row
 
 
+ASKED = Asked(
+    f"x{EVIL}",
+    {"name": EVIL, "search": {"metric": "s.accuracy", "space": {
+        "s.lr": {"loguniform": [0.1, 1.0]}, "s.option": {"choice": [EVIL, "b"]},
+    }}},
+    ("seed=3",),
+    "c0ffee-dirty",
+)  # fmt: skip
+
+
 def search_page(rows):
-    search = Search.model_validate(
-        {
-            "metric": "s.accuracy",
-            "space": {"s.lr": {"loguniform": (0.1, 1.0)}, "s.option": {"choice": (EVIL, "b")}},
-        }
-    )
-    plots = {"history": history(rows, search), "parallel": parallel(rows, search)} if rows else {}
-    return render_search(f"x{EVIL}", "x-1", rows, search, {"name": EVIL}, "name: best\n", plots)
+    drawings = {"history": history, "parallel": parallel} if rows else {}
+    plots = {
+        name: Plot(*(draw(rows, ASKED.search, paper) for paper in (LIGHT, DARK)))
+        for name, draw in drawings.items()
+    }
+    return render_search(ASKED, "x-1", rows, "name: best\n", plots, {2: "../runs/x-1-0002/report.html"})
 
 
 def test_the_page_of_a_search_has_the_best_the_table_and_the_plots():
@@ -136,17 +144,29 @@ def test_the_page_of_a_search_has_the_best_the_table_and_the_plots():
     rows = [
         Row(number=0, state="done", metric=0.5, curve=((1, 0.1), (2, 0.5)), **common),
         Row(number=1, state="stopped", metric=0.25, curve=((1, 0.25),), **common),
-        Row(number=2, state="done", metric=0.75, seconds=75.0, **common),
+        Row(
+            number=2,
+            state="done",
+            metric=0.75,
+            seconds=75.0,
+            metrics={"accuracy": 0.75, "loss": 0.125},
+            **common,
+        ),
         Row(number=3, state="failed", error=EVIL, **common),
     ]
     text = search_page(rows)
     page = Page(text)
-    assert page.sections == ["best", "trials", "history", "parallel", "curves", "space"]
+    assert page.sections == ["best", "trials", "history", "parallel", "curves", "space", "again"]
     assert "Trial 2: <strong>0.75</strong> in 1 min 15 s" in text
-    assert [number for number in "2013" if f'<th scope="row">{number}</th>' in text] == list("2013")
+    assert re.findall(r'<th scope="row">(?:<a [^>]*>)?(\d)', text) == list("2013")
     assert len(page.images) == 2
+    assert page.tags.count("source") == 2, "each plot on dark paper too"
     assert text.count('class="cross"') == 1
-    assert all(load.startswith(("#", "data:")) for load in page.loads)
+    links = [load for load in page.loads if not load.startswith(("#", "data:"))]
+    assert links == ["../runs/x-1-0002/report.html"] * 2, "the best, and its row; no other has a page"
+    assert text.count('<th scope="col">loss</th>') == text.count('<td class="number">0.125</td>') == 1
+    assert "git checkout c0ffee\nlimbeck tune &#39;x&lt;script" in text
+    assert "<code>seed=3</code> in it" in text
     assert "script" not in page.tags
     assert text == search_page(rows)
 
