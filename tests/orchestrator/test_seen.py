@@ -158,7 +158,8 @@ def test_mlflows_page_shows_the_student_as_a_model(browser, mlflow_page):
     with looking(browser) as seen:
         seen.open(f"{address}/models")
         seen.page.get_by_text("seen students", exact=True).click()
-        seen.page.get_by_text("Source run", exact=True).wait_for()
+        seen.page.get_by_test_id("key-value-Source run").wait_for()
         seen.page.get_by_role("link", name="students", exact=True).first.wait_for()
-        seen.page.get_by_text("control_accuracy", exact=True).first.wait_for()
+        metrics = seen.page.get_by_test_id("logged-model-details-metrics-table")
+        metrics.get_by_text("control_accuracy", exact=True).wait_for()
         seen.keep("mlflow-model")
