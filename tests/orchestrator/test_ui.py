@@ -212,7 +212,7 @@ with serve(store, default_uri(store), port=0) as url:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.faults)])
 def test_however_it_ends_no_process_stays(served, how):
     store, _ = served
     env = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -96,7 +96,7 @@ assert tracker.close(60) == 0
 """
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_driver_killed_again_and_again_loses_and_doubles_nothing(store):
     command = [sys.executable, "-c", DRIVER, str(store)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -114,7 +114,7 @@ def test_a_driver_killed_again_and_again_loses_and_doubles_nothing(store):
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_server_killed_in_the_middle_gets_every_event_exactly_once(store):
     spool = spool_of(store)
     pause = threading.Event()
