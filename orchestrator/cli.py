@@ -58,7 +58,7 @@ def run(
     """Run what is not cached yet; the same command resumes."""
     from orchestrator.verbs import running
 
-    running.run(experiment, overrides or [], store, tracking, only, since, fresh, as_json)
+    running.run(experiment, overrides or [], store, tracking, only or [], since, fresh, as_json)
 
 
 @app.command()
@@ -74,7 +74,7 @@ def plan(
     """Show what a run would do: shards, resources, time and disk."""
     from orchestrator.verbs import running
 
-    running.plan(experiment, overrides or [], store, only, since, fresh, as_json)
+    running.plan(experiment, overrides or [], store, only or [], since, fresh, as_json)
 
 
 @app.command()

@@ -20,7 +20,10 @@ TrackingUri = Annotated[
     typer.Option("--tracking", envvar="LIMBECK_TRACKING", help="MLflow URI; default: SQLite in the store."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON value on standard output.")]
-Only = Annotated[str | None, typer.Option("--only", metavar="STAGE", help="Run just this stage.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="STAGE", help="Run just this stage; again: and this one."),
+]
 Since = Annotated[
     str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and those after it.")
 ]

@@ -1,6 +1,6 @@
 """Experiment and store to a Plan: stages in order, their keys, the shards still to do. Pure: it only reads."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -108,14 +108,15 @@ def make_plan(
     store: Store,
     offer: Offer,
     *,
-    only: str | None = None,
+    only: Sequence[str] = (),
     since: str | None = None,
     fresh: str | None = None,
     without: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Plan:
     """Plans every stage; `only` and `since` select, `fresh` counts a stage and all after it as not done;
     `without` names, by stage instance, the keys of shards to be left out."""
-    for option, name in (("--only", only), ("--from", since), ("--fresh", fresh)):
+    named = [*(("--only", name) for name in only), ("--from", since), ("--fresh", fresh)]
+    for option, name in named:
         if name is not None and name not in experiment.names:
             raise UserError(f"{option} {name}: there is no such stage; {nearest(name, experiment.names)}")
     renewed = downstream(experiment, fresh) if fresh else frozenset[str]()
@@ -141,9 +142,9 @@ def downstream(experiment: Experiment, name: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def _selected(experiment: Experiment, only: str | None, since: str | None) -> Collection[str]:
+def _selected(experiment: Experiment, only: Sequence[str], since: str | None) -> Collection[str]:
     if only:
-        return {only}
+        return frozenset(only)
     return downstream(experiment, since) if since else experiment.names
 
 

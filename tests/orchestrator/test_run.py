@@ -175,6 +175,8 @@ def test_fresh_only_and_from(undisturbed):
     assert only["stages"]["total"]["state"] == "skipped"
     rest = bench.limbeck("run", "walks.yaml", "seed=9", "--from", "total", "--json").json
     assert rest["stages"]["total"]["computed_shards"] == 1
+    both = bench.limbeck("plan", "walks.yaml", "seed=8", "--only", "walk", "--only", "total", "--json").json
+    assert all(stage["shards_todo"] for stage in both["stages"].values())
     assert "did you mean 'total'" in bench.limbeck("plan", "walks.yaml", "--only", "totel", code=2).err
 
 

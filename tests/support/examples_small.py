@@ -11,7 +11,7 @@ SMALL = {
         "experts.experts=2", "experts.epochs=3", "distilled.iterations=4", "distilled.max_start_epoch=1",
         "distilled.student_steps=3", "distilled.matrix.images_per_class=[1]", "scores.repeats=1", "scores.epochs=3",
         "scores.controls=[random]", "teacher.epochs=1", "labels.epochs=1", "students.repeats=1", "students.epochs=1",
-        "students.methods=[control, kd]", "reader.epochs=0.05", "kept.corpus.split=[0, 0.01]",
+        "students.methods=[control, kd]", "reader.epochs=0.02", "kept.corpus.split=[0, 0.01]",
         "pupil.corpus.split=[0, 0.01]", "pupil.held_out=4", "reading.corpus.split=[0.99, 1]",
         "sweep.repeats=1", "sweep.stack=1", "sweep.epochs=1", "sweep.test_every=1", "sweep.losses=[ensloss, bce]",
         "sweep.datasets=[breast_cancer]",
