@@ -30,8 +30,8 @@ def _mixture(value: object) -> object:
 
 
 class DistillConfig(Settings):
-    """Settings of distill_lm. The teacher's word is read from `labels` where they are given; else the teacher
-    speaks while the student learns, and may judge what the student writes itself."""
+    """Settings of distill_lm. The teacher's word on the corpus is read from `labels` where they are given; else the
+    teacher speaks while the student learns. What the student writes itself is always judged by the teacher."""
 
     student: Student
     """Who learns: a model, some layers of the teacher, or a fresh one of its architecture."""
@@ -45,7 +45,8 @@ class DistillConfig(Settings):
     """MGSR's span loss beside the objective: how neighbouring tokens of a word go together, the mean over pairs of
     neighbours. Its distance and words as spans are a reconstruction. Needs a teacher that reads along."""
     teacher: LanguageModel | None = None
-    """A model that is there already; not loaded where labels or cross-entropy make it unnecessary."""
+    """A model that is there already; not loaded where labels or cross-entropy make it unnecessary. With `on_policy`
+    it is needed beside `labels`."""
     teacher_artifact: Annotated[str | None, Input("language_model")] = None
     """A teacher of an earlier stage, in place of `teacher`."""
     labels: Annotated[str | None, Input("token_labels")] = None
@@ -115,17 +116,19 @@ class DistillConfig(Settings):
             raise ValueError("best_by: the last student is kept, whatever it is judged by; add `keep: best`")
         if self.labels is not None and self.responses is not None:
             raise ValueError("labels are of the corpus's own text; give either `labels` or `responses`")
-        if self.on_policy is not None and (self.labels is not None or not self.objective.needs_teacher):
+        if self.on_policy is not None and not self.objective.needs_teacher:
+            raise ValueError("on_policy: a teacher judges what is written; give the objective a divergence")
+        if self.on_policy is not None and not (self.teacher or self.teacher_artifact):
             raise ValueError(
-                "on_policy: a teacher that speaks judges what the student writes; leave out `labels`, and give the "
-                "objective a divergence"
+                "on_policy: labels know nothing of what the student writes; give `teacher` or `teacher_artifact`, "
+                "which speaks of that, beside `labels`"
             )
         if self.on_policy is not None and self.on_policy.corrections and self.zero.teacher:
             raise ValueError(
                 "zero.teacher: corrections ask a teacher on each rank by itself; leave out `on_policy.corrections`, "
                 "or keep the teacher whole"
             )
-        if self.spans is not None and not self.asks_teacher:
+        if self.spans is not None and not self.reads_along:
             raise ValueError(
                 "spans: need a teacher that reads along; leave out `labels`, and give the objective a divergence"
             )
@@ -136,9 +139,14 @@ class DistillConfig(Settings):
         return self
 
     @property
-    def asks_teacher(self) -> bool:
-        """Whether the teacher itself speaks, rather than its labels."""
+    def reads_along(self) -> bool:
+        """Whether the teacher itself speaks of the corpus, rather than its labels."""
         return self.labels is None and self.objective.needs_teacher
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the teacher itself is loaded, to read along or to judge what the student writes."""
+        return self.reads_along or self.on_policy is not None
 
     def check_best_by(self, agreement: bool) -> None:
         """ValueError where the best is to be kept, by what the held-out sequences are not judged by. `agreement`:

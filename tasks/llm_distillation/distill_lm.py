@@ -35,7 +35,7 @@ from tasks.llm_distillation.training.lm_plan import total_steps
 from tasks.llm_distillation.training.lm_step import Learner
 from tasks.llm_distillation.training.lm_training import Training
 from tasks.llm_distillation.training.lora import merged, with_adapters
-from tasks.llm_distillation.training.teacher_signal import Signal, silence
+from tasks.llm_distillation.training.teacher_signal import Signal, Signals, silence
 from tasks.llm_distillation.training.written_texts import Writing
 from tasks.llm_distillation.writing.continuing import writer
 
@@ -79,13 +79,14 @@ class DistillLm(Task[DistillConfig]):
         self.learned = learned(config, len(self.sequences))
         check_memory(config, facts, context)
         self.teacher = self.models.teacher(context.device) if config.asks_teacher else None
-        self.signal = self._signal(context.device)
+        self.signals = self._signals(context.device)
 
-    def _signal(self, device: str) -> Signal:
+    def _signals(self, device: str) -> Signals:
+        spoken: Signal = silence
         if self.teacher is not None:
-            return self.models.signal(self.teacher, self.sequences, device)
+            spoken = self.models.signal(self.teacher, self.sequences, device)
         labelled = self.config.labels is not None and self.config.objective.needs_teacher
-        return Replayed(self.models.labels()) if labelled else silence
+        return Signals(Replayed(self.models.labels()) if labelled else spoken, written=spoken)
 
     def compute(self, shard: Shard, context: Context) -> Output:
         config = self.config
@@ -99,7 +100,7 @@ class DistillLm(Task[DistillConfig]):
             learner,
             self.sequences,
             self.models.tokenizer,
-            self.signal,
+            self.signals,
             steps,
             context,
             saved,

@@ -47,4 +47,6 @@ def _what(config: DistillConfig, facts: Facts, parameters: int) -> str:
 
 def _teacher(config: DistillConfig) -> str:
     name = "a teacher of an earlier stage" if config.teacher is None else config.teacher.label
-    return f"the labels of {name}" if config.labels is not None else name
+    if config.labels is None:
+        return name
+    return f"the labels of {name}" if config.on_policy is None else f"{name} and its labels"

@@ -19,7 +19,8 @@ from tasks.llm_distillation.text.words import pairs, words
 from tasks.llm_distillation.training.best_by import HELD_OUT
 from tasks.llm_distillation.training.lm_plan import filled, learning_rate, passes, rows_of_step
 from tasks.llm_distillation.training.lm_step import Batch, Learner, LossHead, Purpose, Sums, batch_of
-from tasks.llm_distillation.training.teacher_signal import Signal
+from tasks.llm_distillation.training.on_policy import Origin
+from tasks.llm_distillation.training.teacher_signal import Signal, Signals
 from tasks.llm_distillation.training.written_texts import Writing
 from tasks.llm_distillation.training.zero import Optimization, ZeroModel
 from tasks.model_distillation.prefetch import ahead
@@ -89,13 +90,13 @@ class Training:
         learner: Learner,
         sequences: Sequences,
         tokenizer: "PreTrainedTokenizerBase",
-        signal: Signal,
+        signals: Signals,
         steps: int,
         context: Context,
         saved: Progress | None,
         writing: Writing | None,
     ) -> None:
-        self._config, self._sequences, self._signal = config, sequences, signal
+        self._config, self._sequences, self._signals = config, sequences, signals
         self._steps, self._context, self._writing = steps, context, writing
         self._tokenizer = tokenizer
         self._words = None if config.spans is None else words(sequences, tokenizer)
@@ -149,11 +150,14 @@ class Training:
         return Progress(tensors={**self._model.state(), **best, **written}, facts={**facts, **about})
 
     def _lessons(self) -> Iterator[Lesson]:
-        """All that are left; what only has to be read is read ahead of the student."""
-        lessons = (self._lesson(step) for step in range(self.state.step, self._steps))
-        if not isinstance(self._signal, Replayed):
-            return lessons
-        return ahead((lesson._replace(passes=list(lesson.passes)) for lesson in lessons), AHEAD)
+        """All that are left; labels are read ahead of the student, where it is known for which steps."""
+        steps = range(self.state.step, self._steps)
+        foreknown = self._writing is None or not self._writing.keeps
+        if not (foreknown and isinstance(self._signals.corpus, Replayed)):
+            return (self._lesson(step) for step in steps)
+        of_corpus = (self._lesson(step) for step in steps if self._origin(step) == "corpus")
+        read = ahead((lesson._replace(passes=list(lesson.passes)) for lesson in of_corpus), AHEAD)
+        return (next(read) if self._origin(step) == "corpus" else self._lesson(step) for step in steps)
 
     def _learn(self, lesson: Lesson) -> dict[str, float]:
         """One update of the weights; the mean loss of its tokens and its parts."""
@@ -179,16 +183,20 @@ class Training:
         kind = "written" if lesson.purpose == "learn_written" else "train"
         return {f"{kind}_{name}": value for name, value in means.items()} | {"lr": lr}
 
+    def _origin(self, step: int) -> Origin:
+        return "corpus" if self._writing is None else self._writing.origin(step, self._steps)
+
     def _lesson(self, step: int) -> Lesson:
         config, context = self._config, self._context
-        origin = "corpus" if self._writing is None else self._writing.origin(step, self._steps)
+        origin = self._origin(step)
         if origin != "corpus":
             return self._written_lesson(step, anew=origin == "written")
         rows = rows_of_step(step, config.batch, self._learned, lambda epoch: context.seed("order", epoch))
         parts = passes(rows, context.rank, context.world_size, config.micro_batch)
         tokens = int(self._sequences.loss_mask[rows].sum())
         found = 0 if self._words is None else pairs(self._words[rows])
-        return Lesson(step, self._passes(self._sequences, self._words, parts), tokens, found, "learn")
+        read = self._passes(self._signals.corpus, self._sequences, self._words, parts)
+        return Lesson(step, read, tokens, found, "learn")
 
     def _written_lesson(self, step: int, anew: bool) -> Lesson:
         assert self._writing is not None
@@ -206,7 +214,8 @@ class Training:
         torch.distributed.all_reduce(of_all)
         share = -(-self._config.batch // self._context.world_size)
         parts = filled(np.arange(len(texts)), share, self._config.micro_batch)
-        return Lesson(step, self._passes(sequences, numbers, parts), *of_all.tolist(), "learn_written")
+        judged = self._passes(self._signals.written, sequences, numbers, parts)
+        return Lesson(step, judged, *of_all.tolist(), "learn_written")
 
     @torch.no_grad()
     def _judge(self) -> dict[str, float]:
@@ -217,7 +226,7 @@ class Training:
         parts = passes(held_out, context.rank, context.world_size, _size(config, context.world_size))
         tokens = int(self._sequences.loss_mask[held_out].sum())
         span_weight = 0.0 if self._words is None else tokens / max(1, pairs(self._words[held_out]))
-        for batch, teacher in self._passes(self._sequences, self._words, parts):
+        for batch, teacher in self._passes(self._signals.corpus, self._sequences, self._words, parts):
             _add(sums, self._model(batch, teacher, 1.0, span_weight, "judge"))
         means = self._means(sums, tokens)
         means["perplexity"] = math.exp(min(means["cross_entropy"], 700.0))
@@ -230,11 +239,11 @@ class Training:
         return found
 
     def _passes(
-        self, sequences: Sequences, numbers: np.ndarray | None, parts: Iterable[np.ndarray]
+        self, signal: Signal, sequences: Sequences, numbers: np.ndarray | None, parts: Iterable[np.ndarray]
     ) -> Iterator[Pass]:
         for rows in parts:
             batch = batch_of(sequences, rows, self._context.device, numbers)
-            yield Pass(batch, _there(self._signal(rows, batch), self._context.device))
+            yield Pass(batch, _there(signal(rows, batch), self._context.device))
 
     def _means(self, sums: Mapping[str, Tensor], tokens: int) -> dict[str, float]:
         """Sums of this rank to means over the tokens of all."""

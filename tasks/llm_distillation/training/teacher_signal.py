@@ -1,6 +1,6 @@
 """Where a teacher's word comes from, at the positions of a batch that `losses.shifted` gives."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,14 @@ class Signal(Protocol):
 
 def silence(rows: np.ndarray, batch: Batch) -> None:
     """No teacher."""
+
+
+class Signals(NamedTuple):
+    """Where the teacher's word comes from, by whose text it is."""
+
+    corpus: Signal
+    written: Signal
+    """On what the student writes; never from labels, which do not know it."""
 
 
 class Speaking:

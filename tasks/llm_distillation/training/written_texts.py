@@ -65,10 +65,15 @@ class Writing:
             self._kept.extend(_unpacked(saved.tensors))
             self._share, self._loss = saved.facts["share"], saved.facts["judged"]
 
+    @property
+    def keeps(self) -> bool:
+        """Whether texts are kept, so that where those of a step come from depends on the steps before."""
+        return self._settings.buffer is not None
+
     def origin(self, step: int, steps: int) -> Origin:
         """Where the texts of step `step` of `steps` come from."""
         draw = float(_uniform(self._context.seed("origin", step)))
-        done = step / steps if self._settings.buffer is not None else 0.0
+        done = step / steps if self.keeps else 0.0
         return origin(draw, self._share, done, len(self._kept) == self._kept.maxlen)
 
     def replay(self, step: int) -> list[Text]:
@@ -88,7 +93,7 @@ class Writing:
         texts = self._continued(student, texts, [self._seed(step, place, 0) for place in places])
         for turn in range(1, self._settings.corrections + 1):
             texts = self._corrected(student, texts, [self._seed(step, place, turn) for place in places])
-        if self._settings.buffer is not None:
+        if self.keeps:
             self._kept.extend(self._of_all_ranks(texts))
         return texts
 

@@ -331,42 +331,6 @@ def test_lineage_ends_at_the_corpus_and_the_teacher(given, every_token, undistur
         assert made.facts["datasets"] == read
 
 
-WRITING = {"share": 0.6, "sampling": {"new_tokens": 6}, "prompt_tokens": 3}
-
-
-@pytest.mark.parametrize(
-    "extra", [{}, {"buffer": {"capacity": 10, "growth": 0.2}}, {"corrections": 2, "buffer": {"capacity": 5}}]
-)
-def test_a_student_learns_from_its_own_text_and_is_resumed(given, extra):
-    config = {**given, "on_policy": {**WRITING, **extra}, "steps": 8}
-    whole = run_task(DistillLm, config)
-    written, read = curve(whole, "written_loss"), curve(whole)
-    assert len(written) + len(read) == 8
-    assert written
-    assert read
-    assert set(curve(whole, "written_cross_entropy")) <= {0.0}
-    progress = {}
-    with pytest.raises(KilledError):
-        run_task(DistillLm, config, progress=progress, kill_after=5)
-    assert equal(run_task(DistillLm, config, progress=progress), whole)
-
-
-def test_a_sparing_student_writes_alike_at_every_stage(given):
-    config = {**given, "on_policy": {**WRITING, "share": 1.0}, "steps": 3, "activation_checkpointing": True}
-    one, other = (
-        run_task(DistillLm, {**config, "zero": {"stage": stage, "whole_below": 0}}) for stage in (0, 3)
-    )
-    assert curve(one, "written_loss") == pytest.approx(curve(other, "written_loss"), rel=1e-3)
-
-
-@pytest.mark.slow
-def test_two_ranks_write_what_one_writes(given, tmp_path):
-    on_policy = {**WRITING, "share": 1.0, "buffer": {"capacity": 10}, "corrections": 1}
-    config = {**given, "on_policy": on_policy, "steps": 4, "zero": {"stage": 3, "whole_below": 0}}
-    alone, pair = run_task(DistillLm, config), run_gang(DistillLm, config, ranks=2, folder=tmp_path)
-    assert curve(pair, "written_loss") == pytest.approx(curve(alone, "written_loss"), rel=1e-3)
-
-
 def other_words(place):
     return tiny.word_folder(place / "other", words=list("zyxwvutsrq"))
 
