@@ -1,4 +1,4 @@
-"""Config and tokenizer of a GGUF file, read once a machine: taking them out of the file takes seconds."""
+"""What is taken out of a GGUF file once a machine, as that takes seconds: config, tokenizer, small ones' weights."""
 
 import logging
 import os
@@ -7,8 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.llm_distillation.models.model_files import ONE_FILE
+
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+SMALL_MB = 256
+"""Of a GGUF file whose weights are kept as well: unpacked they take up to eight times as much."""
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +38,30 @@ def unpacked(
         )
         return None
     return folder
+
+
+def has_weights(folder: Path, file: Path, read: Callable[[], "PreTrainedModel"]) -> bool:
+    """Whether the weights of a GGUF `file` lie in its `unpacked` folder too; if it is small, they are put there as
+    `read` gives them. False also where nothing can be written."""
+    kept = folder / ONE_FILE
+    if kept.is_file() or file.stat().st_size > SMALL_MB * 2**20:
+        return kept.is_file()
+    from safetensors.torch import save_model
+
+    model = read()
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            made = Path(scratch) / ONE_FILE
+            save_model(model, str(made), {"format": "pt"})
+            with made.open("rb") as written:
+                os.fsync(written)
+            made.replace(kept)
+    except OSError as error:
+        log.warning(
+            "%s: the weights of a GGUF file cannot be kept (%s); they are unpacked each time", kept, error
+        )
+        return False
+    return True
 
 
 def _appear(folder: Path, *parts: Any) -> None:

@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from orchestrator.task import Settings
 from tasks.data.files import first_line
-from tasks.llm_distillation.models.gguf_files import unpacked
+from tasks.llm_distillation.models.gguf_files import has_weights, unpacked
 from tasks.llm_distillation.models.model_files import COMMIT, ModelFiles, absolute, find
 from tasks.llm_distillation.models.quiet import quiet
 from tasks.llm_distillation.models.vocabulary import check_covers, vocabulary_size
@@ -88,17 +88,26 @@ class LanguageModel(Settings):
     def load(self, device: str) -> "PreTrainedModel":
         """The model on `device` in its dtype, in evaluation mode. Raises ValueError where weights are missing or do
         not fit, or the vocabulary is smaller than the tokenizer's; else as `content_digest`."""
-        config = self.config()
-        check_covers(self.label, config, self.tokenizer())
-        options = {"config": config, "dtype": DTYPES[self.dtype], "output_loading_info": True}
-        model, told = _pretrained(self.files(), "AutoModelForCausalLM", **options)
+        check_covers(self.label, self.config(), self.tokenizer())
+        files, dtype = self.files(), DTYPES[self.dtype]
+        if files.gguf is not None:
+            opened = _opened(files, files.digest())
+            gguf = files.folder / files.gguf
+            if opened != files and has_weights(opened.folder, gguf, lambda: self._read(files, torch.float32)):
+                return self._read(opened, dtype).to(device).eval()
+        return self._read(files, dtype).to(device).eval()
+
+    def _read(self, files: ModelFiles, dtype: torch.dtype) -> "PreTrainedModel":
+        options = {"config": self.config(), "dtype": dtype, "output_loading_info": True}
+        model, told = _pretrained(files, "AutoModelForCausalLM", **options)
         wrong = [*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])]
         if wrong:
             raise ValueError(
                 f"model {self.name}: its files lack {len(wrong)} of its weights, or hold them in other shapes, such as "
                 f"{wrong[0]}; expected all: fetch it again"
             )
-        return model.to(device).eval()
+        made: PreTrainedModel = model
+        return made
 
 
 def _pretrained(files: ModelFiles, auto_class: str, **options: Any) -> Any:
@@ -125,11 +134,16 @@ def _pretrained(files: ModelFiles, auto_class: str, **options: Any) -> Any:
 @lru_cache(maxsize=8)
 def _described(files: ModelFiles, digest: str) -> "tuple[PretrainedConfig, PreTrainedTokenizerBase]":
     """Config and tokenizer."""
+    return _parts(_opened(files, digest))
 
-    def read(source: ModelFiles) -> "tuple[PretrainedConfig, PreTrainedTokenizerBase]":
-        return _pretrained(source, "AutoConfig"), _pretrained(source, "AutoTokenizer")
 
+def _parts(files: ModelFiles) -> "tuple[PretrainedConfig, PreTrainedTokenizerBase]":
+    return _pretrained(files, "AutoConfig"), _pretrained(files, "AutoTokenizer")
+
+
+def _opened(files: ModelFiles, digest: str) -> ModelFiles:
+    """Where config and tokenizer are read from: out of a GGUF file they are taken once a machine."""
     if files.gguf is None:
-        return read(files)
-    folder = unpacked(digest, lambda: read(files))
-    return read(files if folder is None else ModelFiles(folder, None))
+        return files
+    folder = unpacked(digest, lambda: _parts(files))
+    return files if folder is None else ModelFiles(folder, None)

@@ -6,7 +6,8 @@ from pydantic import ValidationError
 
 from orchestrator.experiment import parse_settings
 from tasks.data.files import data_folder
-from tasks.llm_distillation.models import model_files
+from tasks.llm_distillation.models import gguf_files, model_files
+from tasks.llm_distillation.models.gguf_files import has_weights
 from tasks.llm_distillation.models.language_model import LanguageModel
 from tasks.llm_distillation.models.vocabulary import (
     check_length,
@@ -194,3 +195,43 @@ def test_a_gguf_folder_and_its_file_are_the_same_model():
     assert "im_start" in file.tokenizer().chat_template
     first = model.tokenizer()("A shard, made once.").input_ids
     assert model.tokenizer().decode(first) == "A shard, made once."
+
+
+@tiny.needs("smollm2_135m_instruct")
+@pytest.mark.slow
+def test_weights_of_a_small_gguf_file_are_unpacked_once(tmp_path, monkeypatch):
+    import gguf
+
+    monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path))
+    name = data_folder("smollm2_135m_instruct", None)
+    (file,) = name.glob("*.gguf")
+    narrow = named(name, dtype="bf16").load("cpu")
+    (folder,) = (tmp_path / "gguf").iterdir()
+
+    def never():
+        raise AssertionError("unpacked twice")
+
+    assert has_weights(folder, file, never)
+    wide = named(name).load("cpu")
+    packed = {one.name: one for one in gguf.GGUFReader(file).tensors}
+    for theirs, ours in (("token_embd", "embed_tokens"), ("blk.7.ffn_down", "layers.7.mlp.down_proj")):
+        one = packed[f"{theirs}.weight"]
+        weight = torch.from_numpy(gguf.dequantize(one.data, one.tensor_type).copy())
+        assert torch.equal(wide.get_parameter(f"model.{ours}.weight"), weight)
+        assert torch.equal(narrow.get_parameter(f"model.{ours}.weight"), weight.bfloat16())
+    assert wide.lm_head.weight is wide.model.embed_tokens.weight
+
+
+def test_weights_of_a_large_gguf_file_are_not_kept(tmp_path, tiny_llama, monkeypatch):
+    monkeypatch.setattr(gguf_files, "SMALL_MB", 0)
+    file = tmp_path / "large.gguf"
+    file.write_bytes(b"GGUF")
+    assert not has_weights(tmp_path, file, lambda: named(tiny_llama).load("cpu"))
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_weights_that_cannot_be_kept_are_told(tmp_path, tiny_llama, caplog):
+    file = tmp_path / "small.gguf"
+    file.write_bytes(b"GGUF")
+    assert not has_weights(tmp_path / "gone" / "folder", file, lambda: named(tiny_llama).load("cpu"))
+    assert "they are unpacked each time" in caplog.text
