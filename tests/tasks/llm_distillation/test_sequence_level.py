@@ -70,6 +70,14 @@ def test_answers_are_learned_from_as_the_corpus_that_they_are(given, taught, ans
     assert equal(taught, run_task(DistillLm, {**given, "corpus": answers}))
 
 
+def test_answers_that_another_engine_wrote_teach_the_same(given, taught, written, place):
+    rows = written.table("responses").select(["prompt", "response"]).to_pylist()
+    told = [{"request_id": f"r{number}", **row, "finish_reason": "stop"} for number, row in enumerate(rows)]
+    (place / "engine.jsonl").write_text("\n".join(map(json.dumps, told)))
+    elsewhere = {**given["corpus"], "path": str(place / "engine.jsonl")}
+    assert equal(taught, run_task(DistillLm, {**given, "corpus": elsewhere}))
+
+
 def test_epochs_are_those_of_the_answers(taught, written):
     counts = taught.facts["counts"]
     assert counts["rows"] == counts["documents"] == written.facts["counts"]["kept"]
