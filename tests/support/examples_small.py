@@ -28,7 +28,7 @@ SMALL = {
     "tune_ensloss.yaml": ["search.trials=2", "sweep.repeats=1", "sweep.epochs=2", "sweep.test_every=1"],
     "tune_lm.yaml": [
         "search.trials=2", "teacher.corpus.split=[0, 0.01]", "labels.corpus.split=[0, 0.01]",
-        "student.corpus.split=[0, 0.01]", "student.held_out=2",
+        "student.corpus.split=[0, 0.01]", "student.held_out=2", "student.on_policy.sampling.new_tokens=2",
     ],
     "ensloss_quick.yaml": ["sweep.repeats=2", "sweep.stack=2", "sweep.epochs=2"],
     "ensloss_tables.yaml": [
@@ -58,13 +58,14 @@ SMALL = {
     ],
     "lm_quick.yaml": [
         "teacher.corpus.split=[0, 0.01]", "students.corpus.split=[0, 0.01]", "scores.corpus.split=[0.99, 1]",
-        "teacher.held_out=2", "students.held_out=2", "students.matrix.objective=[sft, jsd]",
-        "students.resources={ranks: 2}",
+        "teacher.held_out=2", "students.held_out=2", "students.matrix.objective=[jsd]", "teacher.epochs=0.5",
+        "students.epochs=0.5", "students.resources={ranks: 2}",
     ],
     "smollm2.yaml": [
         "labels.corpus.rows=3", "student.corpus.rows=3", "scores.corpus.rows=2", "labels.length=64",
         "student.length=64", "scores.length=64", "student.batch=2", "student.epochs=1", "student.held_out=1",
-        "student.resources.ranks=1", "scores.prompts=1", "scores.sampling.new_tokens=2",
+        "student.student.layers=1", "scores.before.layers=1", "student.resources.ranks=1", "scores.prompts=1",
+        "scores.sampling.new_tokens=2",
     ],
     "gpu/smollm2.yaml": [
         "labels.corpus.rows=3", "student.corpus.rows=3", "scores.corpus.rows=2", "labels.length=64",
