@@ -266,17 +266,17 @@ class Login(Bench):
         return said["phase"], said["message"]
 
     def ended(self, job: str) -> tuple[str, str]:
-        until(lambda: self.phase(job)[0] not in ("waiting", "running"))
+        until(lambda: slurm.status(profile(), job).phase not in ("waiting", "running"))
         return self.phase(job)
 
     def marked(self, name: str, what: str) -> None:
         until(lambda: list((self.folder / "marks" / name).glob(f"{what}-*")))
 
 
-def until(true: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 600
+def until(true: Callable[[], Any], seconds: float = 600, told: Callable[[], Any] = lambda: "") -> None:
+    deadline = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, told()
         time.sleep(1)
 
 
@@ -292,9 +292,10 @@ def login(cluster, monkeypatch):
 def test_jobs_on_a_real_slurm(cluster, login, tmp_path):
     """Several at once, which takes as long as the longest: one that is queued again and goes on, one whose store the
     nodes do not share, one that is stopped, one that is stopped while it waits, one whose time is over."""
-    home, local = cluster.conf.parent / "home" / "jobs", str(cluster.local)
-    two = {"resources": {"nodes": 2, "cpus": 2, "memory_gb": 2}, "scratch": local}
+    home, scratch = cluster.conf.parent / "home" / "jobs", str(cluster.scratch)
+    two = {"resources": {"nodes": 2, "cpus": 2, "memory_gb": 2}, "scratch": scratch}
     one = two | {"resources": {"cpus": 1, "memory_gb": 2}}
+    long = ("walk.steps=9999", "walk.pause_s=0.5", "walk.walks=1")
     hang = ("walk.trouble=hang", "walk.at=[0]", "walk.times=9", "walk.walks=1")
 
     again_profile = login.profile("again", **two, requeues_at_limit=1)
@@ -310,10 +311,10 @@ def test_jobs_on_a_real_slurm(cluster, login, tmp_path):
     assert login.phase(again)[0] == "running"
     number = (home / again / "slurm_job").read_text()
     subprocess.run(["scancel", "--signal=URG", number], check=True)  # as Slurm when the time is nearly over
-    stopped = login.launch(login.profile("stopped", **one), *hang)
+    stopped = login.launch(login.profile("stopped", **one), *long)
     apart = login.launch(login.profile("apart", **two), store=cluster.local / "store")
 
-    login.marked("stopped", "trouble")
+    login.marked("stopped", "start")
     login.limbeck("stop", stopped)
     assert login.ended(stopped)[0] == "stopped"
     login.limbeck("stop", stopped)  # no error where it has ended
@@ -336,7 +337,7 @@ def test_jobs_on_a_real_slurm(cluster, login, tmp_path):
     token = home / again / "token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert token.read_text() not in said
-    until(lambda: not cluster.left())
+    until(lambda: not cluster.left(), 90, cluster.left)
 
     (home / again / "slurm_job").write_text("999999")  # one that Slurm does not know any more
     assert slurm.status(find_cluster(again_profile).profile, again).phase == "done"

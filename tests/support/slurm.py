@@ -1,5 +1,5 @@
-"""A Slurm of a controller and two nodes on this machine. Each node has processes, a host name, a network and a local
-folder of its own, as on a machine of its own; all files but those below `local` are shared. Needs root."""
+"""A Slurm of a controller and two nodes on this machine. Each node has processes, a host name, a network and two
+folders of its own, as on a machine of its own; all other files are shared. Needs root."""
 
 import contextlib
 import os
@@ -41,7 +41,7 @@ NodeName=n2 NodeAddr={net}.12 NodeHostname=n2 CPUs=8 RealMemory=16000
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=60 State=UP
 """
 _NODE = """\
-hostname "$1"; mount -t tmpfs none "$2"/local; ip link set lo up
+hostname "$1"; mount -t tmpfs none "$2"/local; mount -t tmpfs none "$2"/scratch; ip link set lo up
 until ip address add "$3"/24 dev "$4" 2> /dev/null; do sleep 0.1; done
 ip link set "$4" up; ip route add default via "$5"
 exec slurmd -D -N "$1" -f "$2"/slurm.conf
@@ -67,27 +67,29 @@ class Slurm:
 
     conf: Path
     local: Path
-    """Each node has a file system of its own there."""
+    """Each node has a file system of its own there, for what a person keeps on it."""
+    scratch: Path
+    """As `local`, for what jobs write while they run."""
     nodes: Sequence["subprocess.Popen[bytes]"]
 
     def left(self) -> list[str]:
-        """Processes on nodes that are not Slurm's own, and files in their local folders."""
+        """Processes on nodes that are not Slurm's own, and what jobs wrote there."""
         found = []
         for node in self.nodes:
             [first] = psutil.Process(node.pid).children()
             for each in first.children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):  # a zombie, or one that has just ended
                     found.append(" ".join(each.cmdline()))
-            found += [str(path) for path in Path(f"/proc/{first.pid}/root{self.local}").iterdir()]
+            found += [str(path) for path in Path(f"/proc/{first.pid}/root{self.scratch}").iterdir()]
         return found
 
 
 @contextlib.contextmanager
 def slurm(folder: Path) -> Iterator[Slurm]:
     """With all its files in `folder`, whose path is short. Nothing of it is left at the end."""
-    tag, conf, local = secrets.token_hex(2), folder / "slurm.conf", folder / "local"
+    tag, conf = secrets.token_hex(2), folder / "slurm.conf"
     net = f"10.213.{int(tag[:2], 16)}"
-    for name in ("state", "local"):
+    for name in ("state", "local", "scratch"):
         (folder / name).mkdir()
     conf.write_text(_CONF.format(net=net, port=_free_port(), folder=folder))
     with contextlib.ExitStack() as ends:
@@ -99,7 +101,7 @@ def slurm(folder: Path) -> Iterator[Slurm]:
         nodes = [ends.enter_context(_node(folder, tag, net, number)) for number in (1, 2)]
         ends.enter_context(_running(folder, "slurmctld", "-D", "-f", str(conf)))
         _await_idle(conf)
-        yield Slurm(conf, local, nodes)
+        yield Slurm(conf, folder / "local", folder / "scratch", nodes)
 
 
 def _munge(folder: Path) -> list[str]:
