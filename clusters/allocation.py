@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clusters.attached import ADDRESS
+from clusters.local import NO_METRICS
 from clusters.ray_node import free_port, ip_of, ray_node
 from clusters.supervisor import OUT_OF_TIME, Supervisor
 from orchestrator.errors import LimbeckError, last_line
@@ -162,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     node = Node(parser.parse_args(argv))
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
         os.environ.pop(name, None)
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(node.folder / TOKEN)}
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(node.folder / TOKEN), **NO_METRICS}
     try:
         return node.lead() if node.rank == 0 else node.follow()
     except LimbeckError as error:

@@ -4,25 +4,30 @@ import os
 import stat
 import subprocess
 import sys
+import time
 
+import ports
 import psutil
 import pytest
-from engine import gone
+from engine import end, gone
 
 from clusters import local
+from clusters.ray_node import free_port
 
 SESSION = """
-import os, psutil
+import os, sys
 from clusters import local
 with local.session(local.offer()):
     import ray
     assert os.environ["RAY_AUTH_MODE"] == "token"
-    node = ray.nodes()[0]
     print("answers of ours", flush=True)
-    children = [child.pid for child in psutil.Process().children(recursive=True)]
-import sys
-sys.stdout.write(f"{node['NodeManagerAddress']} {ray.is_initialized()} {' '.join(map(str, children))}")
+    ray.get(ray.remote(lambda: 0).remote())
+    sys.stderr.write("up\\n")
+    sys.stdin.readline()
+sys.stdout.write(f"still {ray.is_initialized()}")
 """
+TELL = {"AUTOSCALER_METRIC_PORT": "monitor.py", "DASHBOARD_METRIC_PORT": "dashboard.py"}
+"""Ports that have a fixed number, and Ray's processes that count there for everyone on this machine."""
 
 
 def test_an_offer_is_what_this_machine_has():
@@ -46,13 +51,52 @@ def test_the_token_is_for_its_owner_alone(tmp_path, monkeypatch):
     assert [file.name for file in path.parent.iterdir()] == ["token"]
 
 
-@pytest.mark.slow
-def test_a_session_starts_a_ray_and_ends_it():
-    done = subprocess.run(
-        [sys.executable, "-c", SESSION], capture_output=True, text=True, timeout=120, check=True
+@pytest.fixture
+def session():
+    """One of a process of its own, with a worker; what it waits for to end it is a line."""
+    own = {name: str(free_port()) for name in TELL}  # another Ray may have the usual ones
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-c", SESSION], env=os.environ | own, text=True, stdin=pipe, stdout=pipe, stderr=pipe
     )
-    _, initialized, *children = done.stdout.split()
-    assert "answers" not in done.stdout
-    assert initialized == "False"
+    try:
+        assert "up\n" in process.stderr
+        yield process
+    finally:
+        end(process)
+        process.stdin.close()
+
+
+@pytest.mark.slow
+def test_a_session_is_for_who_has_the_token_and_leaves_nothing(session):
+    """Every port is on loopback, and answers nobody else but for two that count."""
+    until_they_tell(session.pid)
+    said = {port: ports.asked(port) for port in ports.listening(session.pid)}
+    assert [port for port in said if not port.on_loopback] == []
+    assert {told(port): answer.given for port, answer in said.items() if answer.given} == {
+        file: {ports.METRICS} for file in TELL.values()
+    }
+    assert [port for port, answer in said.items() if not answer.refused and not told(port)] == []
+    refused = set().union(*(answer.refused for answer in said.values()))
+    assert {
+        "/ray.rpc.CoreWorkerService/PushTask",
+        "/ray.rpc.NodeManagerService/RequestWorkerLease",
+    } <= refused
+    children = [child.pid for child in psutil.Process(session.pid).children(recursive=True)]
+    out, _ = session.communicate("\n", timeout=120)
+    assert out == "still False"
     assert children
-    assert gone([int(pid) for pid in children], timeout=10)
+    assert gone(children, timeout=10)
+
+
+def until_they_tell(pid):
+    """Ray goes on starting after it is up."""
+    deadline = time.monotonic() + 120
+    while not set(TELL.values()) <= {told(port) for port in ports.listening(pid)}:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def told(port):
+    """Which of those that count has the port; empty: another process."""
+    return next((file for file in TELL.values() if file in port.process), "")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ports
 import pytest
 import slurm as support
 from engine import Bench, digests
@@ -206,11 +207,14 @@ def ray_env(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_nodes_make_one_ray_and_leave_nothing(ray_env, tmp_path):
-    """Without Slurm: Ray comes up with the token, the command runs on the first node, files and processes go."""
+    """Without Slurm: Ray comes up with the token, without which its ports do nothing and tell nothing but counts; the
+    command runs on the first node; files and processes go."""
     (tmp_path / "token").write_text("0123456789abcdef" * 4)
     say(tmp_path, Word(3, "127.0.0.1:1"))  # of an earlier start: nobody is to hear it
     code = (
-        "import os, ray; ray.init(os.environ['LIMBECK_RAY_ADDRESS']); "
+        "import os, pathlib, ray, time; ray.init(os.environ['LIMBECK_RAY_ADDRESS']); "
+        f"folder = pathlib.Path({str(tmp_path)!r}); (folder / 'up').touch(); "
+        "[time.sleep(0.2) for _ in iter((folder / 'asked').exists, True)]; "
         "print('cpus', ray.cluster_resources()['CPU']); exit(7)"
     )
     with tempfile.TemporaryDirectory(prefix="lb") as scratch:
@@ -222,6 +226,9 @@ def test_two_nodes_make_one_ray_and_leave_nothing(ray_env, tmp_path):
             for rank in (0, 1)
         ]
         try:
+            until(lambda: (tmp_path / "up").exists() or nodes[0].poll() is not None)
+            answers = {port: ports.asked(port) for node in nodes for port in ports.listening(node.pid)}
+            (tmp_path / "asked").touch()
             said = [node.communicate(timeout=400) for node in nodes]
         finally:
             for node in nodes:
@@ -229,6 +236,8 @@ def test_two_nodes_make_one_ray_and_leave_nothing(ray_env, tmp_path):
         assert [node.returncode for node in nodes] == [7, 0], said
         assert "cpus 2.0" in said[0][0]
         assert not list(Path(scratch).iterdir())
+    assert len({port.process for port, answer in answers.items() if answer.refused}) > 5
+    assert set().union(*(answer.given for answer in answers.values())) <= {ports.METRICS}
     assert read_word(tmp_path).code == 7
 
 
