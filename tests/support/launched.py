@@ -39,3 +39,10 @@ class Launched(Bench):
         """Nodes that committed shards."""
         records = [json.loads(path.read_text()) for path in self.store.glob("shards/*/*.json")]
         return {record["provenance"]["host"] for record in records}
+
+    def at_gate(self) -> set[str]:
+        """Nodes that have come to one."""
+        return {mark.name.rpartition("-")[2] for mark in self.marks_folder.glob("trouble-*")}
+
+    def open_gates(self) -> None:
+        (self.marks_folder / "go").touch()

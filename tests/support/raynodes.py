@@ -29,6 +29,7 @@ set -e
 hostname {name}
 mount -t tmpfs tmpfs /dev/shm
 mount --bind {files} {ray_files}
+mount --bind {hosts} /etc/hosts
 {more}
 exec {ray} "$@"
 """
@@ -118,6 +119,8 @@ class RayNodes:
         self.folder.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(self.token_file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as out:
             out.write(secrets.token_hex(32))
+        self.hosts = self.folder / "hosts"
+        self.hosts.write_text("127.0.0.1 localhost\n")
 
     def __enter__(self) -> "RayNodes":
         _sh("ip", "link", "add", self.id, "type", "bridge")
@@ -145,7 +148,8 @@ class RayNodes:
     def head(self, cpus: int = 0) -> Node:
         """Starts the head, also where an earlier one was killed, and waits until it answers."""
         ports = (f"--port={PORT}", f"--dashboard-port={DASHBOARD}", f"--dashboard-host={self.net}.10")
-        node = self._start("head", 10, cpus, {}, "", "--head", *ports)
+        self._start({"head": 10}, cpus, {}, "", "--head", *ports)
+        node = self.nodes["head"]
         deadline = time.monotonic() + _UP_S
         while self.asked() != 401:
             assert time.monotonic() < deadline, node.log.read_text()
@@ -153,13 +157,15 @@ class RayNodes:
         return node
 
     def add(
-        self, number: int, cpus: int = 1, env: dict[str, str] | None = None, hides: Path | None = None
-    ) -> Node:
-        """Starts a worker node and waits until it has joined; `hides` is a folder that is empty there."""
+        self, *numbers: int, cpus: int = 1, env: dict[str, str] | None = None, hides: Path | None = None
+    ) -> None:
+        """Starts worker nodes beside each other and waits until they have joined; `hides` is a folder that is empty
+        there."""
         more = f"mount -t tmpfs tmpfs {hides}" if hides else ""
-        return self._start(
-            f"n{number}", 10 + number, cpus, env or {}, more, f"--address={self.net}.10:{PORT}"
-        )
+        self._start(
+            {f"n{number}": 10 + number for number in numbers}, cpus, env or {}, more,
+            f"--address={self.net}.10:{PORT}",
+        )  # fmt: skip
 
     def remove(self, name: str) -> None:
         """Kills a node and takes its network away."""
@@ -181,23 +187,31 @@ class RayNodes:
         except OSError:
             return 0
 
-    def _start(self, role: str, host: int, cpus: int, env: dict[str, str], more: str, *argv: str) -> Node:
+    def _start(self, hosts: dict[str, int], cpus: int, env: dict[str, str], more: str, *argv: str) -> None:
         """Ray gives up a node that is not there after 30 s: on a busy machine it is begun again."""
         for _ in range(_TRIES):
-            node = self._begun(role, host, cpus, env, more, *argv)
-            if _is_up(node):
-                return node
-            self.remove(role)
-        raise AssertionError(node.log.read_text())
+            begun = [self._begun(role, host, cpus, env, more, *argv) for role, host in hosts.items()]
+            ended = [role for role, node in zip(hosts, begun, strict=True) if not _is_up(node)]
+            if not ended:
+                return
+            hosts = {role: hosts[role] for role in ended}
+            said = "".join(self.nodes[role].log.read_text() for role in ended)
+            for role in ended:
+                self.remove(role)
+        raise AssertionError(said)
 
     def _begun(self, role: str, host: int, cpus: int, env: dict[str, str], more: str, *argv: str) -> Node:
         name, address = f"{self.id}{role}", f"{self.net}.{host}"
         self._connect(name, address)
+        if f" {role}\n" not in self.hosts.read_text():
+            self.hosts.write_text(f"{self.hosts.read_text()}{address} {role}\n")
         files = self.folder / "files" / f"{role}-{time.time_ns():x}"
         files.mkdir(parents=True)
         _RAY_FILES.mkdir(exist_ok=True)
         ray = f"{sys.executable} -m ray.scripts.scripts start"
-        script = _SCRIPT.format(name=role, files=files, ray_files=_RAY_FILES, more=more, ray=ray)
+        script = _SCRIPT.format(
+            name=role, files=files, ray_files=_RAY_FILES, hosts=self.hosts, more=more, ray=ray
+        )
         alone = ("unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc")
         command = [*_TIED, "ip", "netns", "exec", name, *alone]
         options = (
@@ -230,6 +244,8 @@ class RayNodes:
             "PATH": os.environ["PATH"], "HOME": str(self.folder), "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(SUPPORT), "LIMBECK_CACHE": os.environ["LIMBECK_CACHE"],
             "RAY_worker_register_timeout_seconds": "240",  # a busy machine is no failure
+            "RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "5000",
+            "RAY_health_check_failure_threshold": "4",  # Ray gives up a silent node in 24 s, else in 65 s
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file),
         }  # fmt: skip
 

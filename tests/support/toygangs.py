@@ -1,6 +1,7 @@
 """A small task whose shards several ranks compute together, with which the engine's tests break gangs."""
 
 import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +45,8 @@ class FitConfig(Settings):
     times: Annotated[int, Role.PLAN] = 1
     """How often, counted in `folder`."""
     folder: Annotated[str, Role.PLAN] = ""
-    """Where marks are left: `start-<rank>-...`, `from-<step>-...`, `pid-<process>-...`, `trouble-<rank>-...`."""
+    """Where marks are left: `start-<rank>-...`, `from-<step>-...`, `pid-<process>-...`, `host-<name>-...`,
+    `trouble-<rank>-...`."""
 
 
 class Fit(Task[FitConfig]):
@@ -79,6 +81,7 @@ class Fit(Task[FitConfig]):
         self._mark("start", context.rank)
         self._mark("from", first)
         self._mark("pid", os.getpid())
+        self._mark("host", socket.gethostname())
         mine = slice(context.rank, None, context.world_size)
         for step in range(first, self.config.steps):
             loss = descend(state, x[mine], y[mine], context.world_size)
@@ -101,7 +104,7 @@ class Fit(Task[FitConfig]):
     ) -> Output:
         return Output(metrics={"loss": sum(shard.metrics["loss"] for shard in shards) / len(shards)})
 
-    def _mark(self, what: str, name: int) -> int:
+    def _mark(self, what: str, name: int | str) -> int:
         """Leaves a mark and says how many there are of this kind."""
         if not self.config.folder:
             return 0

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -40,14 +41,16 @@ class WalkConfig(Settings):
     """Rounds of arithmetic on one core, once a walk."""
     pause_s: Annotated[float, Role.PLAN] = 0.0
     """Seconds between steps; not in a key, as it changes nothing."""
-    trouble: Annotated[Literal["none", "crash", "value", "nan", "io", "hang", "memory"], Role.PLAN] = "none"
-    """What goes wrong in the walks named by `at`."""
+    trouble: Annotated[
+        Literal["none", "crash", "value", "nan", "io", "hang", "memory", "gate"], Role.PLAN
+    ] = "none"
+    """What goes wrong in the walks named by `at`; a gate opens when there is a file `go` in `folder`."""
     at: Annotated[tuple[int, ...], Role.PLAN] = ()
     """Walks in which it goes wrong."""
     times: Annotated[int, Role.PLAN] = 1
     """How often it goes wrong in each, counted in `folder`."""
     folder: Annotated[str, Role.PLAN] = ""
-    """Where marks are left: `start-<walk>-...` for each start, `trouble-<walk>-...` for each trouble."""
+    """Where marks are left: `start-<walk>-...-<host>` for each start, `trouble-...` for each trouble, `end-...`."""
 
 
 class Walk(Task[WalkConfig]):
@@ -85,6 +88,7 @@ class Walk(Task[WalkConfig]):
             self._trouble(walk, step, context)
             time.sleep(self.config.pause_s)
             context.save_progress(lambda: Progress({"path": torch.stack(path)}, {}))
+        self._mark("end", walk)
         return Output(tensors={"path": {"path": torch.stack(path)}}, metrics={"end": float(path[-1])})
 
     @classmethod
@@ -104,7 +108,7 @@ class Walk(Task[WalkConfig]):
         if not self.config.folder:
             return 0
         folder = Path(self.config.folder)
-        (folder / f"{what}-{walk}-{time.time_ns()}").touch()
+        (folder / f"{what}-{walk}-{time.time_ns()}-{socket.gethostname()}").touch()
         return len(list(folder.glob(f"{what}-{walk}-*")))
 
     def _trouble(self, walk: int, step: int, context: Context) -> None:
@@ -125,6 +129,9 @@ class Walk(Task[WalkConfig]):
                 exhaust()
             case "hang":
                 time.sleep(3600)
+            case "gate":
+                while not (Path(self.config.folder) / "go").exists():
+                    time.sleep(0.05)
 
 
 def spin(rounds: int) -> None:
