@@ -8,7 +8,7 @@ from engine import Bench, commits, digests
 from launched import STARTED_S, Launched
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.faults,
     pytest.mark.timeout(900),
     pytest.mark.skipif(raynodes.reason() is not None, reason=str(raynodes.reason())),
 ]

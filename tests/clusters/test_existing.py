@@ -160,7 +160,7 @@ def bench(tmp_path, nodes, monkeypatch):
 
 
 @NAMESPACES
-@pytest.mark.slow
+@pytest.mark.faults
 def test_who_has_no_token_is_refused(nodes, bench):
     assert [nodes.asked(path) for path in ("/api/version", "/api/jobs/", "/nodes?view=summary")] == [401] * 3
     assert nodes.asked(token="wrong") == 403
@@ -176,7 +176,7 @@ def test_who_has_no_token_is_refused(nodes, bench):
 
 
 @NAMESPACES
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_a_run_over_two_nodes(nodes, bench, undisturbed):
     checked = bench.limbeck("clusters", str(bench.profile), "--check", "--json").json
@@ -192,7 +192,7 @@ def test_a_run_over_two_nodes(nodes, bench, undisturbed):
 
 
 @NAMESPACES
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_a_stopped_job_goes_on_when_it_is_launched_again(bench, undisturbed):
     job = bench.launch(*SLOWLY)
@@ -209,7 +209,7 @@ def test_a_stopped_job_goes_on_when_it_is_launched_again(bench, undisturbed):
 
 
 @NAMESPACES
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_nodes_that_could_not_do_the_work_are_named(nodes, bench, tmp_path):
     """A node that does not see the store and has another numpy."""
@@ -233,7 +233,7 @@ def test_nodes_that_could_not_do_the_work_are_named(nodes, bench, tmp_path):
 
 
 @NAMESPACES
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_a_search_attaches_too(nodes, bench):
     """Its driver is on the head, which has no core: every trial is computed by the other node."""

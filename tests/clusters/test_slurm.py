@@ -296,7 +296,7 @@ def login(cluster, monkeypatch):
     return Login(cluster.conf.parent / "work")
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.timeout(1800)
 def test_jobs_on_a_real_slurm(cluster, login, tmp_path):
     """Several at once, which takes as long as the longest: one that is queued again and goes on, one whose store the
