@@ -18,8 +18,14 @@ _OBJECT_STORE_BYTES = 200 * 10**6
 KEEP_FREED = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 """For workers' glibc: a large block that is freed serves the next step of a training as it is. Else it goes back
 to the system after every operation, and is zeroed anew for the next."""
-NO_METRICS = {"RAY_enable_metrics_collection": "0"}
-"""Ray's own metrics, which nobody here reads and which it would tell without the token, are off."""
+_NO_PORT = "-1"
+NO_METRICS = {
+    "RAY_enable_metrics_collection": "0",
+    "AUTOSCALER_METRIC_PORT": _NO_PORT,
+    "DASHBOARD_METRIC_PORT": _NO_PORT,
+}
+"""Ray's own metrics, which nobody here reads and which it would tell without the token, are off. Two of its processes
+know no switch for that: they go on where there is no such port."""
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """What Ray does on a Mac: its node is 127.0.0.1. Elsewhere it takes that address, also where it is named to
 `ray.init`, for the one of the network, and listens on all interfaces."""

@@ -24,8 +24,6 @@ _PAGES = (
     "/nodes?view=summary",
     "/logs/",
 )
-METRICS, _PROMETHEUS = "metrics", "text/plain; version="
-"""Counts for Prometheus, whose server gives the same page whatever is asked."""
 _UNLISTED = tuple(f"/ray.rpc.ObjectManagerService/{name}" for name in ("Push", "Pull", "FreeObjects"))
 """Methods whose description Ray does not ship."""
 _NO_SUCH, _REFUSED = grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED
@@ -69,11 +67,11 @@ def asked(port: Port) -> Answer:
     host = "127.0.0.1" if port.on_loopback or port.address in ("::", "0.0.0.0") else port.address
     refused, given = set[str](), set[str]()
     for page in _PAGES:
-        status, kind = _page(f"http://{host}:{port.number}{page}")
+        status = _page(f"http://{host}:{port.number}{page}")
         if status in (401, 403):
             refused.add(page)
         elif 0 < status < 400:
-            given.add(METRICS if kind.startswith(_PROMETHEUS) else page)
+            given.add(page)
     for method, code in _methods_asked(f"{host}:{port.number}"):
         if code == _REFUSED:
             refused.add(method)
@@ -82,16 +80,16 @@ def asked(port: Port) -> Answer:
     return Answer(frozenset(refused), frozenset(given))
 
 
-def _page(url: str) -> tuple[int, str]:
-    """Status and type of the answer; 0 where the port speaks no HTTP."""
+def _page(url: str) -> int:
+    """Status of the answer; 0 where the port speaks no HTTP."""
     try:
         with urllib.request.urlopen(url, timeout=_ANSWER_S) as got:
-            return int(got.status), got.headers["Content-Type"] or ""
+            return int(got.status)
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, ""
+            return error.code
     except (HTTPException, OSError):
-        return 0, ""
+        return 0
 
 
 def _methods_asked(address: str) -> Iterator[tuple[str, grpc.StatusCode | None]]:
