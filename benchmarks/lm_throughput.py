@@ -54,7 +54,7 @@ NARROW = DEVICE == "cuda"
 LEFT_OUT = 2
 """First steps, which warm up."""
 LR = 1e-4
-TEXT = "text_lm/tinyshakespeare.txt.gz"
+TEXT = "shakespeare.txt.gz"
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ from tasks.llm_distillation.text.packing import Sequences, model_inputs
 from tasks.llm_distillation.text.sequences import sequences
 
 MODELS = ("smollm2_135m_instruct", "lm_stories260k")
-CORPUS = "text_lm/tinyshakespeare.txt.gz"
+CORPUS = "shakespeare.txt.gz"
 KS = (32, 50, 64, 128)
 LENGTH = 512
 LEAST_TAIL = 1e-6

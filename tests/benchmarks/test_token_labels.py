@@ -7,7 +7,6 @@ from tests.tasks.llm_distillation import tiny
 @pytest.mark.slow
 @pytest.mark.timeout(700)
 @tiny.needs("lm_stories260k")
-@tiny.needs("text_lm")
 def test_ends_with_its_figures():
     found, _ = figures("token_labels.py", "--small")
     assert [row["k"] for row in found["rows"]] == [32, 128]

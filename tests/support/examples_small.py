@@ -81,8 +81,8 @@ NEEDS = {
     "ensloss_tables.yaml": ["tabular_binary"],
     "gpu/ensloss_paper.yaml": ["cifar10"],
     "cifar10_students.yaml": ["cifar10", "cifar_resnets"],
-    "lm_quick.yaml": ["lm_stories260k", "text_lm"],
-    "tune_lm.yaml": ["lm_stories260k", "text_lm"],
+    "lm_quick.yaml": ["lm_stories260k"],
+    "tune_lm.yaml": ["lm_stories260k"],
     "smollm2.yaml": ["smollm2_135m_instruct", "gsm8k"],
     "gpu/smollm2.yaml": ["smollm2_135m_instruct", "gsm8k"],
 }

@@ -204,9 +204,8 @@ def test_a_teacher_of_an_earlier_stage(kept, tiny_llama, text, tmp_path):
 
 
 @tiny.needs("lm_stories260k")
-@tiny.needs("text_lm")
 def test_a_real_teacher(tmp_path):
-    corpus = {"path": "text_lm/tinyshakespeare.txt.gz", "split": [0.0, 0.002]}
+    corpus = {"path": "shakespeare.txt.gz", "split": [0.0, 0.002]}
     config = {"teacher": "lm_stories260k", "corpus": corpus, "length": 128, "labels": {"k": 32}}
     made = run_task(LabelTokens, config)
     assert made.facts["vocabulary"] == 512

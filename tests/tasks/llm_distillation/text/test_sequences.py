@@ -54,13 +54,12 @@ def test_nothing_to_learn_is_one_clear_line(pairs, words):
         sequences(Corpus(path=str(pairs)), words, 4)
 
 
-@tiny.needs("text_lm")
 @tiny.needs("lm_stories260k")
 def test_a_real_text_comes_back_whole():
     from tasks.llm_distillation.models.language_model import LanguageModel
 
     tokenizer = LanguageModel(name="lm_stories260k").tokenizer()
-    corpus = Corpus(path="text_lm/tinyshakespeare.txt.gz", split=(0.0, 0.05))
+    corpus = Corpus(path="shakespeare.txt.gz", split=(0.0, 0.05))
     made = sequences(corpus, tokenizer, 128)
     ids = made.ids[made.document >= 0][np.argsort(made.document[made.document >= 0], kind="stable")]
     (example,) = corpus.examples()
