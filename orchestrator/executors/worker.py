@@ -132,7 +132,7 @@ class Worker:
         import torch
 
         torch.set_num_threads(self._told.threads)
-        if 0 < self._told.gpus < 1:
+        if 0 < self._told.gpus < 1 and torch.cuda.is_available():
             torch.cuda.set_per_process_memory_fraction(self._told.gpus)
 
     def _commit(

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ NAMESPACES = pytest.mark.skipif(raynodes.reason() is not None, reason=str(raynod
 STEPS = "walk.steps=8"
 SLOWLY = (STEPS, "walk.pause_s=0.5")
 """Long enough to be broken off."""
+MIXED = """\
+name: mixed
+stages:
+  small: {task: toy_walk, walks: 4, folder: FOLDER/small, resources: {workers: 2, gpus: 0.5}, trouble: gate, at: [0, 1]}
+  plain: {task: toy_walk, walks: 2, folder: FOLDER/plain, steps: 4}
+"""
 SEARCH = """\
 name: climbs
 stages:
@@ -230,6 +237,32 @@ def test_nodes_that_could_not_do_the_work_are_named(nodes, bench, tmp_path):
     assert "it does not see the store" in said
     assert "node n1" not in said
     assert bench.marks("start") == 0
+
+
+@NAMESPACES
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_shards_fill_mixed_nodes(nodes, bench):
+    """Two small ones share a card at the same time; what needs none leaves the node that has it alone."""
+    bench.experiment.write_text(MIXED.replace("FOLDER", str(bench.marks_folder)))
+    bench.profile.write_text(bench.profile.read_text().replace("cpus: 1,", "cpus: 3, gpus: 1,"))
+    small, plain = (bench.marks_folder / name for name in ("small", "plain"))
+    small.mkdir()
+    plain.mkdir()
+    nodes.add(3, cpus=3, gpus=1)
+    try:
+        job = bench.launch()
+        deadline = time.monotonic() + STARTED_S
+        while len(list(small.glob("trouble-*"))) < 2:
+            assert time.monotonic() < deadline, bench.limbeck("logs", job).out
+            time.sleep(0.1)
+        (small / "go").touch()
+        said = bench.followed(job)
+    finally:
+        nodes.remove("n3")
+    assert "mixed" in said
+    assert bench.phase(job) == "done", said
+    assert [len(list(small.glob("end-*-n3"))), len(list(plain.glob("end-*-n1")))] == [4, 2]
 
 
 @NAMESPACES

@@ -157,14 +157,19 @@ class RayNodes:
         return node
 
     def add(
-        self, *numbers: int, cpus: int = 1, env: dict[str, str] | None = None, hides: Path | None = None
+        self,
+        *numbers: int,
+        cpus: int = 1,
+        gpus: int = 0,
+        env: dict[str, str] | None = None,
+        hides: Path | None = None,
     ) -> None:
         """Starts worker nodes beside each other and waits until they have joined; `hides` is a folder that is empty
-        there."""
+        there. The GPUs are said to be there, and no more."""
         more = f"mount -t tmpfs tmpfs {hides}" if hides else ""
         self._start(
             {f"n{number}": 10 + number for number in numbers}, cpus, env or {}, more,
-            f"--address={self.net}.10:{PORT}",
+            f"--address={self.net}.10:{PORT}", f"--num-gpus={gpus}",
         )  # fmt: skip
 
     def remove(self, name: str) -> None:
