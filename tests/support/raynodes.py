@@ -176,6 +176,7 @@ class RayNodes:
         """Kills a node and takes its network away."""
         node = self.nodes.pop(name)
         node.kill()
+        _sh("ip", "link", "del", f"{node.name}h")  # at once; with its network the kernel would take its time
         _sh("ip", "netns", "del", node.name)
 
     def asked(self, path: str = "/api/version", token: str | None = None) -> int:
