@@ -101,11 +101,6 @@ class Asked:
     def search(self) -> Search:
         return parse(self.document["search"])
 
-    @property
-    def experiment(self) -> dict[str, Json]:
-        """The document without the search."""
-        return {name: value for name, value in self.document.items() if name != "search"}
-
 
 class Book:
     """The rows of one search, in its folder; `id` is part of the ids of its runs.

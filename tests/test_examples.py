@@ -38,6 +38,13 @@ def test_workers_read_the_settings_that_the_driver_read(name):
         assert type(stage.config).model_validate_json(told) == stage.config
 
 
+@pytest.mark.parametrize("name", ["digits.yaml", "digits_students.yaml", "ensloss_quick.yaml"])
+def test_what_the_tour_makes_is_cached_for_these(name):
+    toured = {stage.name: stage.config for stage in load_experiment(ROOT / "examples/tour.yaml").stages}
+    own = {stage.name: stage.config for stage in load_experiment(ROOT / "examples" / name).stages}
+    assert own.items() <= toured.items()
+
+
 def searches(name: str) -> bool:
     """Whether an example is one for `limbeck tune`."""
     return "\nsearch:" in (ROOT / "examples" / name).read_text()

@@ -5,7 +5,6 @@ Sources: the losses name theirs; ZeRO is Rajbhandari et al. 2020; LoRA is Hu et 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import PurePath
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
@@ -27,7 +26,7 @@ from orchestrator.task import (
 )
 from tasks.llm_distillation.distill_config import DistillConfig
 from tasks.llm_distillation.labels.token_reader import Replayed
-from tasks.llm_distillation.models.model_artifact import KIND, WEIGHTS, model_output
+from tasks.llm_distillation.models.model_artifact import KIND, WEIGHTS, model_output, shard_model
 from tasks.llm_distillation.student_card import student_card
 from tasks.llm_distillation.training.distill_models import Models, learned, planned
 from tasks.llm_distillation.training.lm_memory import check_memory, memory_of
@@ -146,16 +145,10 @@ class DistillLm(Task[DistillConfig]):
         context: Context,
     ) -> Output:
         (student,) = shards
-        names = [PurePath(name) for name in student.names]
-        tensors = {name.stem: student.tensors(name.stem) for name in names if name.suffix == ".safetensors"}
-        documents = {name.stem: student.document(name.stem) for name in names if name.suffix == ".json"}
-        count = sum(weight.numel() for weight in tensors[WEIGHTS].values())
-        return Output(
-            tensors=tensors,
-            documents={**documents, "card": student_card(config, student.facts, count)},
-            facts=student.facts,
-            metrics=student.metrics,
-        )
+        made = shard_model(student)
+        count = sum(weight.numel() for weight in made.tensors[WEIGHTS].values())
+        card = {"card": student_card(config, student.facts, count)}
+        return replace(made, documents={**made.documents, **card}, metrics=student.metrics)
 
     @classmethod
     def serves(cls, facts: Facts) -> Served | None:

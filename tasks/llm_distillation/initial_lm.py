@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.task import Artifact, Context, Facts, Needs, Output, Settings, Shard, ShardFiles, Task
 from tasks.llm_distillation.models.learnt_tokenizer import LearntTokenizer
-from tasks.llm_distillation.models.model_artifact import KIND, TOKENIZER_FILES, WEIGHTS, model_output
+from tasks.llm_distillation.models.model_artifact import KIND, model_output, shard_model
 from tasks.llm_distillation.models.origins import origins
 from tasks.llm_distillation.models.student_model import parameter_count, random_model
 from tasks.llm_distillation.models.vocabulary import model_facts
@@ -93,9 +93,7 @@ class InitialLm(Task[InitialConfig]):
         shards: Sequence[ShardFiles],
         context: Context,
     ) -> Output:
-        (model,) = shards
-        documents = {name: model.document(name) for name in ("config", *TOKENIZER_FILES)}
-        return Output(tensors={WEIGHTS: model.tensors(WEIGHTS)}, documents=documents, facts=model.facts)
+        return shard_model(shards[0])
 
 
 def architecture(config: InitialConfig, tokenizer: "PreTrainedTokenizerBase") -> "LlamaConfig":

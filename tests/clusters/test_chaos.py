@@ -1,11 +1,9 @@
 """Four nodes, each with an address of its own, and what befalls nodes: the bytes are those of an undisturbed run."""
 
-import time
-
 import pytest
 import raynodes
-from engine import Bench, commits, digests
-from launched import STARTED_S, Launched
+from engine import Bench, commits, digests, until
+from launched import Launched
 
 pytestmark = [
     pytest.mark.faults,
@@ -41,13 +39,6 @@ def undisturbed(tmp_path_factory):
 def bench(tmp_path, nodes, monkeypatch):
     monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
     return Launched(tmp_path, nodes)
-
-
-def until(true):
-    deadline = time.monotonic() + STARTED_S
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def ended_well(bench, job, undisturbed, before):

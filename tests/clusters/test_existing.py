@@ -4,12 +4,12 @@ import json
 import os
 import socket
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import raynodes
-from engine import Bench, digests
+from engine import Bench, digests, until
 from launched import STARTED_S, Launched
 
 from clusters import existing
@@ -252,10 +252,8 @@ def test_shards_fill_mixed_nodes(nodes, bench):
     nodes.add(3, cpus=3, gpus=1)
     try:
         job = bench.launch()
-        deadline = time.monotonic() + STARTED_S
-        while len(list(small.glob("trouble-*"))) < 2:
-            assert time.monotonic() < deadline, bench.limbeck("logs", job).out
-            time.sleep(0.1)
+        told = partial(bench.limbeck, "logs", job)
+        until(lambda: len(list(small.glob("trouble-*"))) == 2, STARTED_S, told)
         (small / "go").touch()
         said = bench.followed(job)
     finally:

@@ -7,15 +7,12 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import ports
 import pytest
 import slurm as support
-from engine import Bench, digests
+from engine import Bench, digests, until
 from pydantic import ValidationError
 
 from clusters import slurm
@@ -207,7 +204,7 @@ def ray_env(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_nodes_make_one_ray_and_leave_nothing(ray_env, tmp_path):
-    """Without Slurm: Ray comes up with the token, without which its ports do nothing and tell nothing but counts; the
+    """Without Slurm: Ray comes up with the token, without which its ports do nothing and tell nothing; the
     command runs on the first node; files and processes go."""
     (tmp_path / "token").write_text("0123456789abcdef" * 4)
     say(tmp_path, Word(3, "127.0.0.1:1"))  # of an earlier start: nobody is to hear it
@@ -280,13 +277,6 @@ class Login(Bench):
 
     def marked(self, name: str, what: str) -> None:
         until(lambda: list((self.folder / "marks" / name).glob(f"{what}-*")))
-
-
-def until(true: Callable[[], Any], seconds: float = 600, told: Callable[[], Any] = lambda: "") -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, told()
-        time.sleep(1)
 
 
 @pytest.fixture

@@ -106,6 +106,14 @@ def working_children(process: subprocess.Popen) -> list[int]:
     return [child.pid for child in children if not _is_agent(child)]
 
 
+def until(true: Callable[[], Any], seconds: float = 600, told: Callable[[], Any] = lambda: "") -> None:
+    """Waits for it; fails with what is `told` where it does not come within the time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.1)
+
+
 def gone(pids: list[int], timeout: float = 30) -> bool:
     """Whether none of these processes is left within the time."""
     deadline = time.monotonic() + timeout

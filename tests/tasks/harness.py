@@ -155,6 +155,11 @@ def run_task(
     )
 
 
+def curve(artifact: MemoryFiles, name: str = "train_loss") -> list[float]:
+    """What the first shard logged under this name."""
+    return [values[name] for _, values in artifact.shards[0].curves if name in values]
+
+
 def equal(first: MemoryFiles, second: MemoryFiles) -> bool:
     """Whether two artifacts hold the same tensors bit for bit, and the same metrics."""
     pairs = [(first, second), *zip(first.shards, second.shards, strict=True)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from orchestrator.task import Artifact, Output
+from orchestrator.task import Artifact, Output, ShardFiles
 from tasks.llm_distillation.models.quiet import quiet
 from tasks.llm_distillation.models.vocabulary import model_facts
 
@@ -37,6 +37,12 @@ def model_output(
         **_tokenizer_documents(tokenizer),
     }
     return Output(tensors={WEIGHTS: kept}, documents=documents, facts=model_facts(model.config, tokenizer))
+
+
+def shard_model(shard: ShardFiles) -> Output:
+    """The `model_output` of a shard as an artifact's."""
+    documents = {name: shard.document(name) for name in ("config", *TOKENIZER_FILES)}
+    return Output(tensors={WEIGHTS: shard.tensors(WEIGHTS)}, documents=documents, facts=shard.facts)
 
 
 def own_weights(model: "PreTrainedModel") -> dict[str, Tensor]:

@@ -184,6 +184,7 @@ def _resized(config: "PretrainedConfig", teacher: "PretrainedConfig", student: S
 
 
 def random_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
+    """Weights as transformers draws them, in fp32 on the CPU; the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _unset(config).float()

@@ -17,7 +17,7 @@ from tasks.llm_distillation.distill_lm import DistillLm
 from tasks.llm_distillation.models.model_artifact import load_artifact
 from tasks.llm_distillation.token_labels import LabelTokens
 from tests.tasks.gang_harness import run_gang
-from tests.tasks.harness import KilledError, equal, run_task
+from tests.tasks.harness import KilledError, curve, equal, run_task
 from tests.tasks.llm_distillation import tiny
 
 CE = {"cross_entropy": 1.0}
@@ -28,29 +28,12 @@ BOTH = {**KL, "cross_entropy": 0.5, "warmup_steps": 2}
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """A teacher, its two-layer student and a corpus."""
-    place = tmp_path_factory.mktemp("small")
-    return {
-        "teacher": tiny.word_folder(place / "teacher", layers=4),
-        "student": {"layers": 2},
-        "corpus": tiny.word_texts(place / "corpus.jsonl"),
-        "objective": BOTH,
-        "length": 16,
-        "batch": 6,
-        "micro_batch": 2,
-        "steps": 5,
-        "lr": 0.01,
-        "held_out": 5,
-        "evaluate_every": 2,
-    }
+    return tiny.word_case(tmp_path_factory.mktemp("small"), objective=BOTH, steps=5)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(given):
     return run_task(DistillLm, given)
-
-
-def curve(artifact, name="train_loss"):
-    return [values[name] for _, values in artifact.shards[0].curves if name in values]
 
 
 def near(artifact, other, rel=1e-4):

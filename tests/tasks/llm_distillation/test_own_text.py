@@ -7,7 +7,7 @@ from tasks.llm_distillation.distill_lm import DistillLm
 from tasks.llm_distillation.token_labels import LabelTokens
 from tasks.llm_distillation.training.teacher_signal import Speaking
 from tests.tasks.gang_harness import run_gang
-from tests.tasks.harness import KilledError, equal, run_task
+from tests.tasks.harness import KilledError, curve, equal, run_task
 from tests.tasks.llm_distillation import tiny
 
 WRITING = {"share": 0.6, "sampling": {"new_tokens": 6}, "prompt_tokens": 3}
@@ -16,20 +16,9 @@ WRITING = {"share": 0.6, "sampling": {"new_tokens": 6}, "prompt_tokens": 3}
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """A teacher, its two-layer student and a corpus."""
-    place = tmp_path_factory.mktemp("own")
-    return {
-        "teacher": tiny.word_folder(place / "teacher", layers=4),
-        "student": {"layers": 2},
-        "corpus": tiny.word_texts(place / "corpus.jsonl"),
-        "objective": {"name": "forward_kl", "cross_entropy": 0.5},
-        "length": 16,
-        "batch": 6,
-        "micro_batch": 2,
-        "steps": 8,
-        "lr": 0.01,
-        "held_out": 5,
-        "evaluate_every": 2,
-    }
+    return tiny.word_case(
+        tmp_path_factory.mktemp("own"), objective={"name": "forward_kl", "cross_entropy": 0.5}, steps=8
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +33,6 @@ def all_labels(given):
     """The teacher's whole distribution."""
     about = {name: given[name] for name in ("teacher", "corpus", "length")}
     return run_task(LabelTokens, {**about, "labels": {"form": "full"}})
-
-
-def curve(artifact, name="train_loss"):
-    return [values[name] for _, values in artifact.shards[0].curves if name in values]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tasks.llm_distillation.training.lm_step import batch_of
 from tasks.llm_distillation.training.teacher_reader import WholeReader
 from tasks.llm_distillation.training.teacher_signal import Retelling, Speaking
 from tests.tasks.gang_harness import run_gang
-from tests.tasks.harness import KilledError, equal, run_task
+from tests.tasks.harness import KilledError, curve, equal, run_task
 from tests.tasks.llm_distillation import tiny
 
 ULD = {"divergences": ({"name": "uld"},)}
@@ -49,10 +49,6 @@ def given(tmp_path_factory):
 @pytest.fixture(scope="module")
 def settings(given):
     return {name: value for name, value in given.items() if name != "gpt2"}
-
-
-def curve(artifact, name):
-    return [values[name] for _, values in artifact.shards[0].curves if name in values]
 
 
 def test_a_student_learns_from_another_tokenizer_and_is_resumed(settings):

@@ -103,6 +103,22 @@ def word_folder(path: Path, words=WORDS, **shape) -> str:
     return str(saved(path, word_llama(**shape), word_tokenizer(words)))
 
 
+def word_case(place: Path, **settings) -> dict:
+    """Settings of distill_lm: a teacher of four layers, its two-layer student and a corpus, in this folder."""
+    return {
+        "teacher": word_folder(place / "teacher", layers=4),
+        "student": {"layers": 2},
+        "corpus": word_texts(place / "corpus.jsonl"),
+        "length": 16,
+        "batch": 6,
+        "micro_batch": 2,
+        "lr": 0.01,
+        "held_out": 5,
+        "evaluate_every": 2,
+        **settings,
+    }
+
+
 def word_texts(path: Path, rows=100, seed=0) -> str:
     """A file of sentences of five to fourteen words, one a row."""
     generator = torch.Generator().manual_seed(seed)
