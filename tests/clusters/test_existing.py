@@ -28,7 +28,7 @@ MIXED = """\
 name: mixed
 stages:
   small: {task: toy_walk, walks: 4, folder: FOLDER/small, resources: {workers: 2, gpus: 0.5}, trouble: gate, at: [0, 1]}
-  plain: {task: toy_walk, walks: 2, folder: FOLDER/plain, steps: 4}
+  plain: {task: toy_walk, walks: 2, folder: FOLDER/plain, steps: 4, resources: {workers: 1}}
 """
 SEARCH = """\
 name: climbs
