@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,13 +25,27 @@ from orchestrator.places import DEFAULT_STORE
 
 app = typer.Typer(
     name="limbeck",
-    help="Distil datasets and models on a Ray cluster, every shard exactly once.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 app.add_typer(artifacts, name="artifacts")
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"limbeck {metadata.version('limbeck')}")
+        raise typer.Exit
+
+
+@app.callback()
+def limbeck(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Distil datasets and models on a Ray cluster, every shard exactly once."""
 
 
 @app.command()

@@ -12,7 +12,10 @@ from typing import Any
 
 import psutil
 
-_PACKAGES = ("limbeck", "ray", "torch", "numpy", "scikit-learn", "pyarrow", "safetensors", "mlflow")
+_PACKAGES = (
+    *("limbeck", "ray", "torch", "deepspeed", "transformers", "tokenizers"),
+    *("numpy", "scikit-learn", "pyarrow", "safetensors", "mlflow"),
+)
 
 
 def now_ms() -> int:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 import typer
@@ -10,6 +11,7 @@ import typer
 from orchestrator.cli import app
 
 SURFACE = {
+    "": "--version",
     "init": "path --json",
     "run": "experiment overrides --store --tracking --only --from --fresh --json",
     "tune": "experiment overrides --store --tracking --json",
@@ -42,7 +44,10 @@ def surface(command, name=""):
     """Verb to its arguments and options, in order; `command` is what typer makes of the app."""
     if hasattr(command, "commands"):
         parts = [surface(inner, f"{name} {verb}") for verb, inner in command.commands.items()]
-        return {verb: options for part in parts for verb, options in part.items()}
+        own = (
+            [{name.strip(): " ".join(option.opts[0] for option in command.params)}] if command.params else []
+        )
+        return {verb: options for part in own + parts for verb, options in part.items()}
     return {name.strip(): " ".join(option.opts[0] for option in command.params)}
 
 
@@ -57,6 +62,10 @@ def limbeck(*argv: str, code: int = 0) -> subprocess.CompletedProcess:
 
 def test_surface_is_frozen():
     assert surface(typer.main.get_command(app)) == SURFACE
+
+
+def test_version():
+    assert limbeck("--version").stdout == f"limbeck {metadata.version('limbeck')}\n"
 
 
 def test_help_imports_nothing_heavy():

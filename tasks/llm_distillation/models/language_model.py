@@ -99,6 +99,10 @@ class LanguageModel(Settings):
 
     def _read(self, files: ModelFiles, dtype: torch.dtype) -> "PreTrainedModel":
         options = {"config": self.config(), "dtype": dtype, "output_loading_info": True}
+        if files.gguf is not None:  # plain weights, which can be trained, and an export that says so
+            from transformers import GgufConfig
+
+            options["quantization_config"] = GgufConfig(dequantize=True)
         model, told = _pretrained(files, "AutoModelForCausalLM", **options)
         wrong = [*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])]
         if wrong:

@@ -9,6 +9,7 @@ from tasks.data.files import data_folder
 from tasks.llm_distillation.models import gguf_files, model_files
 from tasks.llm_distillation.models.gguf_files import has_weights
 from tasks.llm_distillation.models.language_model import LanguageModel
+from tasks.llm_distillation.models.model_artifact import model_output
 from tasks.llm_distillation.models.vocabulary import (
     check_length,
     check_same_tokens,
@@ -220,6 +221,23 @@ def test_weights_of_a_small_gguf_file_are_unpacked_once(tmp_path, monkeypatch):
         assert torch.equal(wide.get_parameter(f"model.{ours}.weight"), weight)
         assert torch.equal(narrow.get_parameter(f"model.{ours}.weight"), weight.bfloat16())
     assert wide.lm_head.weight is wide.model.embed_tokens.weight
+
+
+@tiny.needs("smollm2_135m_instruct")
+@pytest.mark.slow
+def test_a_model_of_a_large_gguf_file_is_a_plain_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path))
+    model = named(data_folder("smollm2_135m_instruct", None))
+    small = model.load("cpu")
+    (kept,) = (tmp_path / "gguf").glob("*/model.safetensors")
+    kept.unlink()
+    monkeypatch.setattr(gguf_files, "SMALL_MB", 0)
+    large = model.load("cpu")
+    configs = [model_output(one, model.tokenizer()).documents["config"] for one in (small, large)]
+    assert configs[0] == configs[1]
+    assert {type(part) for part in large.modules()} == {type(part) for part in small.modules()}
+    for name, value in small.state_dict().items():
+        assert torch.equal(large.state_dict()[name], value), name
 
 
 def test_weights_of_a_large_gguf_file_are_not_kept(tmp_path, tiny_llama, monkeypatch):
