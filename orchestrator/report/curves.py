@@ -55,9 +55,10 @@ def charts(subject: Subject) -> list[Chart]:
         for shard in stage.shards:
             if shard.history is None:
                 continue
-            label = ", ".join(part for part in (stage.point, shard.label if several else "") if part)
+            called = stage.called(shard)
+            label = ", ".join(part for part in (stage.point, called if several else "") if part)
             for name, points in _series(json.loads(subject.store.read_blob(shard.history.digest))).items():
-                lines[stage.base, name].append(Line(label or shard.label, points))
+                lines[stage.base, name].append(Line(label or called, points))
     for (name, shard_label), curve in subject.cut_short.items():
         base, point = split_name(name)
         label = ", ".join(part for part in (point, shard_label) if part)

@@ -70,7 +70,7 @@ def _previews(stage: StageView) -> dict[str, dict[int, dict[str, Any]]]:
         found[picture["name"]][picture["step"]] = picture
     for shard in stage.shards if stage.planned <= _MOST_SHARDS else ():
         for picture in shard.previews:
-            name = picture["name"] + (f" ({shard.label})" if stage.planned > 1 else "")
+            name = picture["name"] + (f" ({stage.called(shard)})" if stage.planned > 1 else "")
             found[name][picture["step"]] = picture
     return found
 

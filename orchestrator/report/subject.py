@@ -3,14 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.errors import UserError, nearest
+from orchestrator.provenance import data_of
 from orchestrator.spool import Spool
 from orchestrator.store import Manifest, RunRecord, Store
 from orchestrator.store.records import FailureRecord, ShardRecord, StageRecord
 
 MOST_SHARDS = 100
 """Of a stage with more shards so many, evenly spaced, are read for curves and pictures."""
+_DIGITS = 16
+"""Of a digest, from which on a value of a label may be one."""
 Curve = dict[str, list[tuple[int, float]]]
 """Name of a metric to its steps and values."""
 
@@ -42,6 +46,18 @@ class StageView:
     def point(self) -> str:
         """The point of the matrix; empty where there is none."""
         return split_name(self.name)[1]
+
+    def called(self, shard: ShardRecord) -> str:
+        """The shard's label with the names of datasets in the place of their digests, where they are known."""
+        known = data_of(self.manifest.facts) if self.manifest else []
+        return ",".join(_with_name(part, known) for part in shard.label.split(","))
+
+
+def _with_name(part: str, known: Sequence[Mapping[str, Any]]) -> str:
+    field, _, value = part.partition("=")
+    short = len(value) >= _DIGITS
+    names = [one["name"] for one in known if short and one["digest"].startswith(value)]
+    return f"{field}={names[0]}" if len(names) == 1 else part
 
 
 def split_name(stage: str) -> tuple[str, str]:

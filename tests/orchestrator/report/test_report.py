@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from hashlib import sha256
 from html.parser import HTMLParser
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from orchestrator.errors import UserError
-from orchestrator.report.curves import apart, measure, thinned, ticks
+from orchestrator.report.curves import apart, charts, measure, thinned, ticks
 from orchestrator.report.graph import Box
 from orchestrator.report.numbers import number_tables, split_names
 from orchestrator.report.page import render
@@ -100,6 +101,32 @@ def test_a_failed_shard_is_named_and_its_curve_ends_in_a_cross(made):
     assert text.count('class="cross"') == 1
     assert "n=1 (cut short) &times;" in text
     assert "1 of 2" in text
+
+
+def test_a_line_bears_the_name_of_its_dataset(tmp_path):
+    """Shards know data by its digest alone: a file may be renamed."""
+    store = Store.open(str(tmp_path / "store"))
+    digests = {name: sha256(name.encode()).hexdigest() for name in ("adult", "wdbc")}
+    keys = []
+    for number, digest in enumerate(digests.values()):
+        curve = [{"step": step, "values": {"loss": 1.0 / (step + 1)}, "time_ms": 1} for step in range(3)]
+        history, key = store.put_blob(json.dumps(curve).encode()), str(number) * 32
+        store.commit_shard(key, {}, f"data={digest[:16]},loss=bce", Output(), history=history)
+        keys.append(key)
+    facts = {"datasets": [{"label": name, "data": digest} for name, digest in digests.items()]}
+    made = store.make_manifest(
+        key=KEY, kind="k", task="t", version=1, config={}, seed=0, inputs={}, facts=facts, output=Output(),
+        shard_keys=keys,
+    )  # fmt: skip
+    stage = StageRecord(stage="s", task="t", artifact=store.publish(made).id, state="done")
+    store.save_plan("r-1", {"s": keys})
+    store.save_run(
+        RunRecord(
+            run_id="r-1", experiment="r", document={}, overrides=[], state="done", started=1, stages=[stage]
+        )
+    )
+    [chart] = charts(read_subject(store, "r-1", tmp_path / "none"))
+    assert [line.label for line in chart.lines] == ["data=adult", "data=wdbc"]
 
 
 def test_the_same_run_gives_the_same_page(made):
