@@ -21,7 +21,7 @@ faults: $(VENV)/.installed-dev
 	$(TESTS) -m faults
 
 fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(TESTS) -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
