@@ -116,6 +116,7 @@ def test_the_home_of_jobs_is_for_its_owner_alone(here):
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.slow
 def test_a_store_that_does_not_answer_is_given_up_soon(here, monkeypatch):
     """A run waits for two minutes, as it has something to lose."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

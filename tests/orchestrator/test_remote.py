@@ -119,6 +119,7 @@ def test_a_bucket_asks_where_mlflow_is_to_be(bench, server, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_missing_bucket_is_one_line(bench):
     (bench.folder / "there.yaml").write_text("kind: existing\naddress: http://127.0.0.1:9\n")
     launch = ["launch", "walks.yaml", "--cluster", "./there.yaml"]

@@ -15,6 +15,7 @@ def undisturbed(tmp_path_factory):
     return bench, bench.run()
 
 
+@pytest.mark.slow
 def test_a_run_answers_with_all_that_was_made(undisturbed):
     bench, answer = undisturbed
     assert answer["state"] == "done"
@@ -42,6 +43,7 @@ def test_a_plan_says_what_is_left(undisturbed):
     assert "2 of 6" in bench.limbeck("plan", "walks.yaml", "walk.walks=6").out
 
 
+@pytest.mark.slow
 def test_an_infeasible_plan_is_refused_before_anything_starts(tmp_path):
     bench = Bench(tmp_path)
     done = bench.limbeck("run", "walks.yaml", "walk.resources.gpus=99", code=3)

@@ -135,6 +135,7 @@ def test_any_layout_in_memory_gives_the_same_bytes(tmp_path):
     assert write_output(space, one) == write_output(space, two)
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(tmp_path, child):
     processes = [child("outputs", tmp_path / name) for name in "ab"]
     first, second = (json.loads(process.communicate(timeout=60)[0]) for process in processes)

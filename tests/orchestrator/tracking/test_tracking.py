@@ -144,6 +144,7 @@ def test_a_page_that_was_written_anew_is_not_sent_in_the_name_of_the_old(store):
     assert logged_pages(store) == ["new"]
 
 
+@pytest.mark.slow
 def test_sent_again_from_any_point_it_is_the_same(store):
     spool, _ = told_of_a_page(store, "<p>page</p>")
     deliver(store, spool)
@@ -317,6 +318,7 @@ assert mlflow.telemetry.get_telemetry_client() is None
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_pays_late_says_nothing_and_sets_nothing(tmp_path):
     env = {key: value for key, value in os.environ.items() if key not in ("PYTEST_CURRENT_TEST", "CI")}
     env = {key: value for key, value in env.items() if not key.startswith(("MLFLOW_", "DO_NOT"))}

@@ -41,6 +41,7 @@ def near(artifact, other, rel=1e-4):
     assert artifact.metrics == pytest.approx(other.metrics, rel=rel)
 
 
+@pytest.mark.slow
 def test_a_student_comes_near_its_teacher(given):
     student = {"layers": 2, "fresh": True}
     learned = run_task(DistillLm, {**given, "student": student, "objective": KL, "steps": 60})
@@ -224,6 +225,7 @@ def test_a_loss_that_is_not_finite_ends_it(given):
         run_task(DistillLm, {**given, "lr": 1e30, "clip": 0.0, "warmup_steps": 0})
 
 
+@pytest.mark.slow
 def test_the_gate_of_dac_kl_learns_at_every_stage_and_is_resumed(given):
     config = {**given, "objective": {"dac_kl": {"top": 4}, "cross_entropy": 0.1}}
     plain = run_task(DistillLm, config)

@@ -52,6 +52,7 @@ def test_its_tokenizer_keeps_any_text_and_begins_it(initial):
     assert len(tokenizer(tiny.TEXT)["input_ids"]) < 0.8 * len(tiny.TEXT.encode())
 
 
+@pytest.mark.slow
 def test_another_process_learns_the_same(initial, text):
     code = (
         "import sys; from tasks.llm_distillation.initial_lm import InitialLm;"

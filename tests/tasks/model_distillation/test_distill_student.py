@@ -49,6 +49,7 @@ def students(soft_labels):
     return taught(soft_labels)
 
 
+@pytest.mark.slow
 def test_one_shard_a_student(students):
     assert [dict(shard.identity) for shard in students.shards][:3] == [
         {"method": "ce1.0", "repeat": 0},
