@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 
 _PACKAGES = (
-    *("limbeck", "ray", "torch", "deepspeed", "transformers", "tokenizers"),
-    *("numpy", "scikit-learn", "pyarrow", "safetensors", "mlflow"),
-)
+    "limbeck", "ray", "torch", "deepspeed", "transformers", "tokenizers", "numpy", "scikit-learn", "pyarrow",
+    "safetensors", "mlflow",
+)  # fmt: skip
 
 
 def now_ms() -> int:

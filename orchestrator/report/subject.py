@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.errors import UserError, nearest
 from orchestrator.provenance import data_of
@@ -14,7 +13,7 @@ from orchestrator.store.records import FailureRecord, ShardRecord, StageRecord
 MOST_SHARDS = 100
 """Of a stage with more shards so many, evenly spaced, are read for curves and pictures."""
 _DIGITS = 16
-"""Of a digest, from which on a value of a label may be one."""
+"""Of a dataset's digest, by which shards are told apart."""
 Curve = dict[str, list[tuple[int, float]]]
 """Name of a metric to its steps and values."""
 
@@ -50,14 +49,9 @@ class StageView:
     def called(self, shard: ShardRecord) -> str:
         """The shard's label with the names of datasets in the place of their digests, where they are known."""
         known = data_of(self.manifest.facts) if self.manifest else []
-        return ",".join(_with_name(part, known) for part in shard.label.split(","))
-
-
-def _with_name(part: str, known: Sequence[Mapping[str, Any]]) -> str:
-    field, _, value = part.partition("=")
-    short = len(value) >= _DIGITS
-    names = [one["name"] for one in known if short and one["digest"].startswith(value)]
-    return f"{field}={names[0]}" if len(names) == 1 else part
+        named = {one["digest"][:_DIGITS]: one["name"] for one in known}
+        parts = [part.partition("=") for part in shard.label.split(",")]
+        return ",".join(f"{field}{sign}{named.get(value, value)}" for field, sign, value in parts)
 
 
 def split_name(stage: str) -> tuple[str, str]:

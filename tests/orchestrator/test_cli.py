@@ -42,13 +42,13 @@ SURFACE = {
 
 def surface(command, name=""):
     """Verb to its arguments and options, in order; `command` is what typer makes of the app."""
-    if hasattr(command, "commands"):
-        parts = [surface(inner, f"{name} {verb}") for verb, inner in command.commands.items()]
-        own = (
-            [{name.strip(): " ".join(option.opts[0] for option in command.params)}] if command.params else []
-        )
-        return {verb: options for part in own + parts for verb, options in part.items()}
-    return {name.strip(): " ".join(option.opts[0] for option in command.params)}
+    told = {name.strip(): " ".join(option.opts[0] for option in command.params)}
+    if not hasattr(command, "commands"):
+        return told
+    parts = [surface(inner, f"{name} {verb}") for verb, inner in command.commands.items()]
+    return {
+        verb: options for part in [told if command.params else {}, *parts] for verb, options in part.items()
+    }
 
 
 def limbeck(*argv: str, code: int = 0) -> subprocess.CompletedProcess:
