@@ -11,6 +11,8 @@ import pytest
 from clusters import jobs
 from clusters.jobs import Job
 from orchestrator.errors import Infeasible, LimbeckError, StoreError, UserError
+from orchestrator.store import Store
+from orchestrator.task import Output
 from orchestrator.verbs import launching, watching
 
 WALKS = "name: Walks.of-1\nstages:\n  walk: {task: toy_walk, walks: 4}\n"
@@ -56,6 +58,25 @@ def test_the_profile_says_where_things_lie(here, capsys):
     ]
     with pytest.raises(UserError, match="lies outside the working directory"):
         dry(capsys, cluster="mine.yaml")
+
+
+def test_the_cost_is_told_where_price_and_time_are_known(here, capsys):
+    """Time comes from what such shards took before: here half an hour each, and there is room for all at once."""
+    dear = f"kind: slurm\nstore: {here}/kept\nresources: {{nodes: 3, cpus: 2, price_per_hour: 2}}\n"
+    (here / "dear.yaml").write_text(dear)
+    assert dry(capsys, cluster="./dear.yaml")["cost"] is None
+    store, key = Store.open(f"{here}/kept"), "a" * 32
+    store.commit_shard(key, {}, "n=0", Output())
+    made = store.make_manifest(
+        key=key, kind="k", task="toy_walk", version=1, config={}, seed=0, inputs={}, facts={}, output=Output(),
+        shard_keys=[key], provenance={"shard_seconds": [1800.0]},
+    )  # fmt: skip
+    store.publish(made)
+    assert dry(capsys, cluster="./dear.yaml")["cost"] == 3.0
+    launching.launch(Path("walks.yaml"), (), "./dear.yaml", None, None, dry_run=True, as_json=False)
+    told = capsys.readouterr().out
+    assert "estimated cost: 3.00 (3 nodes at 2 an hour)" in told
+    assert told.index("estimated cost") < told.index("sbatch")
 
 
 def test_what_cannot_be_is_refused_after_the_plan_is_shown(capsys):
