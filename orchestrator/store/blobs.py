@@ -62,6 +62,8 @@ def _fault(space: Bytes, ref: FileRef, hashed: Callable[[str], str]) -> tuple[Fa
         return "size", f"{path} has {found.size} bytes, expected {ref.size}"
     try:
         digest = hashed(path)
+    except FileNotFoundError:
+        return "missing", f"{path} is missing"
     except OSError as error:
         if error.errno != errno.EIO:
             raise

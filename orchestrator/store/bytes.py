@@ -99,6 +99,11 @@ class Bytes(Protocol):
         """No error where it is gone already."""
         ...
 
+    def delete_old(self, path: str, before: float) -> int | None:
+        """Deletes one file unless it is gone or was written since `before` (seconds since 1970). Its bytes;
+        None where it stays."""
+        ...
+
     def free_bytes(self) -> int | None:
         """Space left, where that can be known."""
         ...

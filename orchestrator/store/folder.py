@@ -126,6 +126,20 @@ class Folder:
         with self._told("delete", path), suppress(FileNotFoundError):
             self._target(path).unlink()
 
+    def delete_old(self, path: str, before: float) -> int | None:
+        """Taken away first and judged then: between a look and a deletion it may be replaced by a young one,
+        which is put back."""
+        found = self.stat(path)
+        if found is None or found.modified >= before:
+            return None
+        with self._told("delete", path), self._temp() as temp, suppress(FileNotFoundError):
+            self._target(path).rename(temp)
+            if temp.stat().st_mtime < before:
+                return found.size
+            with suppress(FileExistsError):
+                self._link(temp, path)
+        return None
+
     def free_bytes(self) -> int | None:
         there = next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
         return shutil.disk_usage(there).free

@@ -184,6 +184,14 @@ class Objects:
         except FileNotFoundError:
             return  # S3 says nothing, the others say this
 
+    def delete_old(self, path: str, before: float) -> int | None:
+        """No service deletes on a condition of age: what is written between the two requests goes too."""
+        found = self.stat(path)
+        if found is None or found.modified >= before:
+            return None
+        self.delete(path)
+        return found.size
+
     def free_bytes(self) -> int | None:
         return None
 

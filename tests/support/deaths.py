@@ -35,7 +35,7 @@ DEATH = Death()
 
 
 class Between(Folder):
-    """A folder on which something else happens before the n-th call, and never before a deletion."""
+    """A folder on which something else happens before the n-th call, between a look and a deletion too."""
 
     def __init__(self, root, call, other) -> None:
         super().__init__(root)
@@ -65,3 +65,7 @@ class Between(Folder):
     def stat(self, path):
         self._turn()
         return super().stat(path)
+
+    def _temp(self):
+        self._turn()
+        return super()._temp()

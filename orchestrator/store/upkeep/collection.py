@@ -85,12 +85,10 @@ def collect(store: Store, apply: bool = False, keep: int = 1, grace_s: float = G
 
 def _sweep(store: Store, before: float, apply: bool, entry: Entry) -> int | None:
     """Drops one file, should it still be old. Its bytes; None where it stays."""
-    now = store.bytes.stat(entry.path)
-    if now is None or now.modified >= before:
-        return None
     if apply:
-        store.bytes.delete(entry.path)
-    return now.size
+        return store.bytes.delete_old(entry.path, before)
+    now = store.bytes.stat(entry.path)
+    return now.size if now and now.modified < before else None
 
 
 def _roots(store: Store, keep: int, before: float) -> _Roots:

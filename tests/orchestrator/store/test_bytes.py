@@ -146,3 +146,14 @@ def test_a_missing_file_is_a_missing_file(places):
     for touch in (space.read, space.local, space.size, space.digest):
         with pytest.raises(FileNotFoundError):
             touch("a/x")
+
+
+def test_what_is_old_goes_and_what_is_young_stays(places):
+    space = places()
+    space.put("a/x", b"four")
+    written = space.stat("a/x").modified
+    assert space.delete_old("a/x", written) is None
+    assert space.delete_old("a/y", written + 1) is None
+    assert space.read("a/x") == b"four"
+    assert space.delete_old("a/x", written + 1) == 4
+    assert not space.exists("a/x")

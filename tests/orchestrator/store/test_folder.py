@@ -1,6 +1,7 @@
 import os
 
 import pytest
+from deaths import Between
 
 from orchestrator.errors import StoreError, UserError
 from orchestrator.store import Folder, open_bytes
@@ -61,6 +62,22 @@ def test_unfinished_writes_are_not_listed_and_swept_when_old(tmp_path):
     assert space.sweep(2000, apply=True) == (1, 5)
     assert new.exists()
     assert not old.exists()
+
+
+@pytest.mark.parametrize("written", [1000, 3000])
+def test_what_is_replaced_after_the_look_stays_if_it_is_young(tmp_path, written):
+    space, file = Folder(tmp_path), tmp_path / "a/x"
+
+    def replace():
+        space.put("a/x", b"again")
+        os.utime(file, (written, written))
+
+    space.put("a/x", b"x")
+    os.utime(file, (1000, 1000))
+    Between(str(tmp_path), 2, replace).delete_old("a/x", before=2000)
+    assert file.exists() == (written > 2000)
+    assert [entry.path for entry in space.list()] == ["a/x"] * file.exists()
+    assert space.sweep(9000, apply=False) == (0, 0)
 
 
 def test_what_is_no_folder_is_told_in_one_line(tmp_path):
