@@ -128,6 +128,10 @@ class DistillConfig(Settings):
                 "zero.teacher: corrections ask a teacher on each rank by itself; leave out `on_policy.corrections`, "
                 "or keep the teacher whole"
             )
+        if self.on_policy is not None and self.on_policy.sampling.engine == "vllm" and self.lora:
+            raise ValueError(
+                "on_policy.sampling.engine: vLLM is sent plain weights; leave out `lora`, or set `engine: transformers`"
+            )
         if self.spans is not None and not self.reads_along:
             raise ValueError(
                 "spans: need a teacher that reads along; leave out `labels`, and give the objective a divergence"

@@ -123,7 +123,7 @@ class EvaluateLm(Task[EvaluateLmConfig]):
         rows = [row for row in self.asked if first <= row <= last]
         prompts = prompts_of(self.examples, rows, tokenizer, config.corpus, config.length)
         written = answer(
-            self.models.model(shard.identity["model"]), tokenizer, prompts, config.sampling,
+            self.models.writer(shard.identity["model"]), tokenizer, prompts, config.sampling,
             sample=shard.identity["sample"], batch=config.batch, context=context,
         )  # fmt: skip
         rows, texts = [one.row for one in written], [one.text for one in written]

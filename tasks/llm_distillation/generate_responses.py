@@ -25,9 +25,10 @@ from orchestrator.task import (
 )
 from tasks.llm_distillation.models.language_model import LanguageModel
 from tasks.llm_distillation.models.model_artifact import load_artifact
-from tasks.llm_distillation.models.vocabulary import check_covers, check_length, model_facts
+from tasks.llm_distillation.models.vocabulary import check_covers, check_length, model_facts, vocabulary_size
 from tasks.llm_distillation.text.corpus import Corpus
 from tasks.llm_distillation.writing.answering import answer, prompt_rows, prompts_of
+from tasks.llm_distillation.writing.engines import engine_for
 from tasks.llm_distillation.writing.generation import Sampling
 from tasks.llm_distillation.writing.responses import KIND, TABLE, response_table
 
@@ -109,7 +110,13 @@ class GenerateResponses(Task[GenerateConfig]):
         self, config: GenerateConfig, inputs: Mapping[str, Artifact], facts: Facts, context: Context
     ) -> None:
         self.config = config
-        self.model, self.tokenizer = _loaded(config, inputs, context.device)
+        own = config.sampling.engine == "transformers"
+        model, self.tokenizer = _loaded(config, inputs, context.device if own else "cpu")
+        self.engine = engine_for(
+            config.sampling.engine, vocabulary=vocabulary_size(self.tokenizer), end=self.tokenizer.eos_token_id,
+            length=config.length + config.sampling.new_tokens, batch=config.batch, device=context.device,
+        )  # fmt: skip
+        self.writer = self.engine.writer(model)
         self.examples = config.corpus.unchanged(facts["corpus"])
         self.rows = prompt_rows(self.examples, answered=False)
 
@@ -119,7 +126,7 @@ class GenerateResponses(Task[GenerateConfig]):
         rows = [row for row in self.rows if first <= row <= last]
         prompts = prompts_of(self.examples, rows, self.tokenizer, config.corpus, config.length)
         written = answer(
-            self.model,
+            self.writer,
             self.tokenizer,
             prompts,
             config.sampling,
@@ -129,7 +136,9 @@ class GenerateResponses(Task[GenerateConfig]):
         )
         schema = pa.schema([("row", pa.int64()), ("text", pa.string()), ("ended", pa.bool_())])
         table = pa.Table.from_pylist([asdict(one) for one in written], schema)
-        return Output(tables={"written": table}, facts={"too_long": len(rows) - len(prompts)})
+        return Output(
+            tables={"written": table}, facts={"too_long": len(rows) - len(prompts), **self.engine.facts}
+        )
 
     @classmethod
     def close(
@@ -157,9 +166,9 @@ class GenerateResponses(Task[GenerateConfig]):
             "kept": len(kept),
         }  # fmt: skip
         table = response_table(config.corpus.unchanged(facts["corpus"]), kept)
-        return Output(
-            tables={TABLE: table}, facts={"counts": counts}, metrics={"ended": ended / len(written)}
-        )
+        engines = sorted({shard.facts["vllm"] for shard in shards if "vllm" in shard.facts})
+        told = {"counts": counts, **({"vllm": ", ".join(engines)} if engines else {})}
+        return Output(tables={TABLE: table}, facts=told, metrics={"ended": ended / len(written)})
 
 
 def _model_facts(config: GenerateConfig, inputs: Mapping[str, Facts]) -> Facts:

@@ -14,8 +14,10 @@ from tasks.llm_distillation.models.vocabulary import (
     check_length,
     check_same_tokens,
     model_facts,
+    vocabulary_size,
 )
 from tasks.llm_distillation.text.packing import check_sealed
+from tasks.llm_distillation.writing.engines import Engine, Writer, engine_for
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -64,6 +66,7 @@ class JudgedModels:
     ) -> None:
         self._config, self._inputs, self._device, self._seed = config, inputs, device, seed
         self._last: tuple[Judged, PreTrainedModel] | None = None
+        self._writer: tuple[Judged, Writer] | None = None
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -80,9 +83,24 @@ class JudgedModels:
         if role == "teacher":
             return self.teacher
         if self._last is None or self._last[0] != role:
-            self._last = None  # its memory is free before the next one is loaded
+            self._last = self._writer = None  # its memory is free before the next one is loaded
             self._last = role, self._checked(role, self._load(role))
         return self._last[1]
+
+    @cached_property
+    def _engine(self) -> Engine:
+        config, tokenizer = self._config, self.tokenizer
+        return engine_for(
+            config.sampling.engine, vocabulary=vocabulary_size(tokenizer), end=tokenizer.eos_token_id,
+            length=config.length + config.sampling.new_tokens, batch=config.batch, device=self._device,
+        )  # fmt: skip
+
+    def writer(self, role: Judged) -> Writer:
+        """What writes for the model judged under this name."""
+        if self._writer is None or self._writer[0] != role:
+            model = self.model(role)
+            self._writer = role, self._engine.writer(model)
+        return self._writer[1]
 
     def _load(self, role: Judged) -> "PreTrainedModel":
         if role in ARTIFACTS:

@@ -58,6 +58,8 @@ def held_bytes(config: DistillConfig, facts: Facts, ranks: int, device: str) -> 
         size * config.length, facts["hidden_size"], facts["layers"], config.precision,
         config.activation_checkpointing, device,
     )  # fmt: skip
+    if config.on_policy is not None and config.on_policy.sampling.engine == "vllm":
+        state["vllm"] = facts["parameters"] * (2 if config.precision == "bf16" else 4)
     teacher = -(-facts.get("teacher_bytes", 0) // (ranks if config.zero.teacher else 1))
     return {**state, "teacher": teacher} if teacher else state
 

@@ -23,7 +23,7 @@ from tasks.llm_distillation.training.on_policy import (
     prompts_of,
     token_divergence,
 )
-from tasks.llm_distillation.writing.generation import write
+from tasks.llm_distillation.writing.engines import Writer, engine_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,6 +58,10 @@ class Writing:
         assert config.on_policy is not None
         self._config, self._settings, self._tokenizer = config, config.on_policy, tokenizer
         self._teacher, self._context = teacher, context
+        self._engine = engine_for(
+            self._settings.sampling.engine, vocabulary=tokenizer["size"], end=tokenizer["eos"], length=config.length,
+            batch=-(-config.batch // context.world_size), device=context.device,
+        )  # fmt: skip
         self._prompts = _prompts(config, self._settings, sequences)
         self._kept: deque[Text] = deque(maxlen=self._settings.buffer.capacity if self._settings.buffer else 0)
         self._share, self._loss = self._settings.share, None
@@ -90,9 +94,11 @@ class Writing:
         )
         places = self._own(range(batch))
         texts = [Text(len(self._prompts[row]), self._prompts[row]) for row in self._own(rows)]
-        texts = self._continued(student, texts, [self._seed(step, place, 0) for place in places])
+        writer = self._engine.writer(student)
+        texts = self._continued(writer, texts, [self._seed(step, place, 0) for place in places])
         for turn in range(1, self._settings.corrections + 1):
-            texts = self._corrected(student, texts, [self._seed(step, place, turn) for place in places])
+            seeds = [self._seed(step, place, turn) for place in places]
+            texts = self._continued(writer, self._corrected(student, texts), seeds)
         if self.keeps:
             self._kept.extend(self._of_all_ranks(texts))
         return texts
@@ -132,9 +138,7 @@ class Writing:
         ]
         return [text for _, text in sorted(placed, key=lambda pair: pair[0])]
 
-    def _continued(
-        self, student: "PreTrainedModel", texts: Sequence[Text], seeds: Sequence[int]
-    ) -> list[Text]:
+    def _continued(self, writer: Writer, texts: Sequence[Text], seeds: Sequence[int]) -> list[Text]:
         """Each text written on, up to the end token or the most that may be written after its prompt."""
         sampling, end = self._settings.sampling, self._tokenizer["eos"]
         limits = [min(self._config.length, text.prompt + sampling.new_tokens) for text in texts]
@@ -146,17 +150,15 @@ class Writing:
             return list(texts)
         longest = sampling.model_copy(update={"new_tokens": max(rooms[row] for row in going)})
         prompts, own = [texts[row].ids for row in going], [seeds[row] for row in going]
-        written = write(student, prompts, own, longest, vocabulary=self._tokenizer["size"], end=end)
+        written = writer(prompts, own, longest)
         made = list(texts)
         for row, added in zip(going, written, strict=True):
             made[row] = Text(texts[row].prompt, (texts[row].ids + added)[: limits[row]])
         return made
 
     @torch.no_grad()
-    def _corrected(
-        self, student: "PreTrainedModel", texts: Sequence[Text], seeds: Sequence[int]
-    ) -> list[Text]:
-        """SCRG: the worst token of each text is the teacher's choice, and what follows is written anew."""
+    def _corrected(self, student: "PreTrainedModel", texts: Sequence[Text]) -> list[Text]:
+        """SCRG: each text up to its worst token, which is the teacher's choice; what follows is to be written anew."""
         if not texts:
             return []
         sequences = self.sequences(texts)
@@ -169,7 +171,7 @@ class Writing:
             place = error_place(divergence[row, part], written, likeliest[row, part])
             right = ids if place is None else [*ids[: prompt + place], int(likeliest[row, part][place])]
             changed.append(Text(prompt, right))
-        return self._continued(student, changed, seeds)
+        return changed
 
     def _compared(self, student: "PreTrainedModel", batch: Batch) -> tuple[Tensor, Tensor]:
         """Divergence and the teacher's likeliest token at each place (B,T)."""

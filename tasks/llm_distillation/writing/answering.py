@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.task import Context, Progress
-from tasks.llm_distillation.models.vocabulary import vocabulary_size
 from tasks.llm_distillation.text.chat import openings
 from tasks.llm_distillation.text.corpus import Corpus
 from tasks.llm_distillation.text.examples import Dialogue, Example
-from tasks.llm_distillation.writing.generation import Sampling, write
+from tasks.llm_distillation.writing.engines import Writer
+from tasks.llm_distillation.writing.generation import Sampling
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def prompts_of(
 
 
 def answer(
-    model: "PreTrainedModel",
+    writer: Writer,
     tokenizer: "PreTrainedTokenizerBase",
     prompts: Mapping[int, list[int]],
     sampling: Sampling,
@@ -69,10 +69,7 @@ def answer(
     while len(written) < len(rows):
         asked = rows[len(written) : len(written) + batch]
         seeds = [context.seed("sample", item={"sample": sample, "row": row}) for row in asked]
-        ids = write(
-            model, [prompts[row] for row in asked], seeds, sampling, vocabulary=vocabulary_size(tokenizer),
-            end=tokenizer.eos_token_id,
-        )  # fmt: skip
+        ids = writer([prompts[row] for row in asked], seeds, sampling)
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
         ended = [own[-1] == tokenizer.eos_token_id for own in ids]
         written += [Written(*one) for one in zip(asked, texts, ended, strict=True)]

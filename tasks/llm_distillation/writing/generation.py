@@ -1,7 +1,7 @@
 """Writing: batches of prompts are continued token by token, each row with random numbers of its own."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+EngineName = Literal["transformers", "vllm"]
+
+
 class Sampling(Settings):
-    """How the next token is drawn."""
+    """How the next token is drawn, and by whom."""
 
     new_tokens: int = Field(default=128, ge=1)
     """Tokens written at most."""
@@ -22,6 +25,9 @@ class Sampling(Settings):
     """Logits are divided by it; 0 always takes the likeliest token."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Only the likeliest tokens that together have this probability are drawn from; 1 takes all."""
+    engine: EngineName = "transformers"
+    """Who computes: the model as it is loaded, or vLLM in a process of its own, with the same weights. The random
+    numbers of the two differ."""
 
 
 def write(

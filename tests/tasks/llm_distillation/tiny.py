@@ -4,7 +4,9 @@ There are two sizes: a tokenizer of bytes for text as it is, and one of single l
 something in a few steps (`word_...`).
 """
 
+import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrain
 
 from tasks.data.files import data_folder
 from tasks.llm_distillation.models.quiet import quiet
+from tasks.llm_distillation.writing.vllm_client import PYTHON
 
 TEXT = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
 CHAT = (
@@ -21,10 +24,20 @@ CHAT = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
+WIDE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+"""Heads of 32 numbers, the fewest that vLLM's kernels for a CPU take."""
+
 
 def needs(name: str) -> pytest.MarkDecorator:
     """Skips where the data `name` is not on this machine."""
     return pytest.mark.skipif(not data_folder(name, None).is_dir(), reason=f"no {name} in the data folder")
+
+
+def needs_vllm(test):
+    """A slow test that skips where no vLLM is at hand."""
+    missing = PYTHON not in os.environ and importlib.util.find_spec("vllm") is None
+    reason = f"vLLM is not installed beside us, and {PYTHON} names no Python that has it"
+    return pytest.mark.slow(pytest.mark.skipif(missing, reason=reason)(test))
 
 
 def tokenizer(size: int = 300, *, pad: bool = False, chat: bool = False, text: str = TEXT):
