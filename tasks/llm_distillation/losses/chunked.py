@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from tasks.llm_distillation.losses.precision import logits_of, wide
 
-CHUNK_MB = {"cpu": 256, "cuda": 1024}
+CHUNK_MB = {"cpu": 336, "cuda": 1024}
 """Memory of a chunk's logits, of student and teacher together, by device, in MiB."""
 BLOCK_ELEMENTS = 2**17
 """Logits that one thread of a CPU works on together, so that what is made of them stays in the cache."""

@@ -64,7 +64,8 @@ def distillation_loss(
     rows = mixture_loss(labels, mixture, known, kd_weight, vocabulary, dac)
     row = (vocabulary + (known.vocabulary or 0 if known is not None else 0)) * wide(head.dtype).itemsize
     plan = chunk_plan(len(positions), row, head.device, budget_mb)
-    sums = chunked(hidden[positions], head[:vocabulary], rows, plan, dac.collected if dac else ())
+    used = head if vocabulary == len(head) else head[:vocabulary]  # the way back through a slice is a copy
+    sums = chunked(hidden[positions], used, rows, plan, dac.collected if dac else ())
     return LossSums(sums.pop(TOTAL), sums, len(positions))
 
 

@@ -23,8 +23,8 @@ def mixture_rows(
     sums: Sums = {}
     found = []
     for temperature, terms in by_temperature(mixture).items():
-        log_q = torch.log_softmax(scaled(logits, temperature), -1)
-        q = log_q.exp()
+        z = scaled(logits, temperature)
+        log_q, q = torch.log_softmax(z, -1), torch.softmax(z, -1)  # faster than exp on a CPU
         slope = _divergences(log_q, q, teacher, terms, kd_weight, sums)
         if temperature == 1 and mixture.cross_entropy:
             slope = torch.zeros_like(q) if slope is None else slope

@@ -64,8 +64,8 @@ class DenseRows(NamedTuple):
         return DenseRows(self.logits[part])
 
     def pair(self, log_q: Tensor, q: Tensor, temperature: float) -> Pair:
-        log_p = torch.log_softmax(scaled(self.logits, temperature), -1)
-        return Pair(log_p, log_q, log_p.exp(), q)
+        z = scaled(self.logits, temperature)
+        return Pair(torch.log_softmax(z, -1), log_q, torch.softmax(z, -1), q)
 
     def spread(self, slope: Tensor, pair: Pair, q: Tensor) -> Tensor:
         return slope
