@@ -92,7 +92,7 @@ class Vllm:
         """Sends the weights; a model of another architecture gets a process anew."""
         config = json.loads(model.config.to_json_string()) | {"architectures": [type(model).__name__]}
         asked = self._settings(model)
-        if self._process is None or self._started != (asked, config):
+        if self._process is None or self._process.ended or self._started != (asked, config):
             if self._process is not None:
                 self._process.end()
             self._process = VllmProcess(self._python, self._device, asked, config)

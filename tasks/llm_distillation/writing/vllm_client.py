@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,14 +50,20 @@ class VllmProcess:
         self._log = folder / "log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [python, "-P", vllm_process.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                [python, vllm_process.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                 env=_environment(device),
             )  # fmt: skip
         self.end = weakref.finalize(self, _end, self._process, self._place)
         self.version: str = self.ask({"model": str(folder), **settings})["version"]
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone."""
+        return self._process.poll() is not None
+
     def ask(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer. Raises RuntimeError, with the last that it said, where the process ended instead."""
+        """The answer. Where the process ended instead: MemoryError if it was killed, else RuntimeError with the last
+        that it said."""
         return self._ask(json.dumps(asked).encode() + b"\n", ())
 
     def send_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -75,9 +82,15 @@ class VllmProcess:
         except BrokenPipeError:
             answer = b""
         if not answer:
-            raise RuntimeError(f"vLLM ended with code {self._process.wait()}: {_last_line(self._log)}")
+            raise self._ended()
         told: dict[str, Any] = json.loads(answer)
         return told
+
+    def _ended(self) -> Exception:
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return MemoryError("vLLM's process was killed, as is done where memory runs out")
+        return RuntimeError(f"vLLM ended with code {code}: {_last_line(self._log)}")
 
 
 def _opened(pipe: IO[bytes] | None) -> IO[bytes]:
@@ -96,7 +109,7 @@ def _environment(device: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in _OF_THE_GANG}
     own = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONSAFEPATH": "1",
     }  # fmt: skip
     if device.startswith("cuda"):
         visible = kept.get("CUDA_VISIBLE_DEVICES", "").split(",")

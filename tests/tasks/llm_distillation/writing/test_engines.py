@@ -4,6 +4,7 @@ These tests run where vLLM is installed beside us, or LIMBECK_VLLM_PYTHON names 
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -121,6 +122,24 @@ def test_its_end_is_told_with_what_it_said_last(model):
     write = own.writer(model)
     with pytest.raises(RuntimeError, match=r"vLLM ended with code \d+: .*(length|longer|max)"):
         write([[0] * 80], [1], GREEDY)
+
+
+@needs_vllm
+def test_a_killed_one_is_taken_for_out_of_memory(model):
+    own = engine("vllm")
+    write = own.writer(model)
+    os.kill(own._process._process.pid, signal.SIGKILL)
+    with pytest.raises(MemoryError, match="vLLM's process was killed"):
+        write(PROMPTS, SEEDS, GREEDY)
+    assert own.writer(model)(PROMPTS, SEEDS, GREEDY)
+
+
+@needs_vllm
+def test_a_text_ends_at_the_length(vllm, model):
+    prompts = [[0] * 60, [0, 5]]  # of 64 tokens
+    first, second = vllm.writer(model)(prompts, [1, 2], GREEDY)
+    expected = engine("transformers").writer(model)(prompts, [1, 2], GREEDY)
+    assert (first, second) == (expected[0][:4], expected[1])
 
 
 @needs_vllm
