@@ -30,7 +30,7 @@ lint: $(VENV)/.installed-dev
 
 # lm_throughput.py needs TRL beside it and is run by hand.
 bench: $(VENV)/.installed-dev
-	for script in $(filter-out benchmarks/lm_throughput.py,$(wildcard benchmarks/[a-z]*.py)); do $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/lm_throughput.py benchmarks/writing.py,$(wildcard benchmarks/[a-z]*.py)); do $(BIN)/python $$script || exit 1; done
 
 examples: $(VENV)/.installed
 	for file in examples/*.yaml; do \

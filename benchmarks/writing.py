@@ -12,6 +12,7 @@ more took, which happens before each text that a student writes while it learns.
 import argparse
 import json
 import statistics
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from tasks.llm_distillation.text.corpus import Corpus
 from tasks.llm_distillation.writing.answering import prompt_rows, prompts_of
 from tasks.llm_distillation.writing.engines import Engine, Writer, engine_for
 from tasks.llm_distillation.writing.generation import EngineName, Sampling
+from tasks.llm_distillation.writing.vllm_client import vllm_python
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,6 +92,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
+    try:
+        vllm_python()
+    except ValueError as error:
+        sys.exit(str(error))
     rows = []
     for batch in arguments.batch:
         rows.append(compare(arguments, batch))

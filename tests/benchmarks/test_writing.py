@@ -1,5 +1,10 @@
-from figures import figures
+import os
+import subprocess
+import sys
 
+from figures import BENCHMARKS, figures
+
+from tasks.llm_distillation.writing.vllm_client import PYTHON
 from tests.tasks.llm_distillation import tiny
 from tests.tasks.llm_distillation.tiny import needs_vllm
 
@@ -22,3 +27,13 @@ def test_ends_with_its_figures(tmp_path):
     assert row["tokens_per_s"].keys() == {"transformers", "vllm"}
     assert min(row["tokens_per_s"].values()) > 0
     assert 0 < row["reload_s"] < row["load_s"]
+
+
+def test_says_what_to_install():
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "writing.py")], env=os.environ | {PYTHON: "/nowhere"}, text=True,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "expected the Python of an environment with vLLM" in done.stderr
+    assert "Traceback" not in done.stderr
