@@ -28,7 +28,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# lm_throughput.py needs TRL beside it and is run by hand.
+# lm_throughput.py needs TRL beside it, writing.py vLLM: both are run by hand.
 bench: $(VENV)/.installed-dev
 	for script in $(filter-out benchmarks/lm_throughput.py benchmarks/writing.py,$(wildcard benchmarks/[a-z]*.py)); do $(BIN)/python $$script || exit 1; done
 

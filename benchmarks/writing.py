@@ -55,14 +55,18 @@ def ready(engine: Engine, model: "PreTrainedModel") -> tuple[Writer, float]:
     return engine.writer(model), time.perf_counter() - begun
 
 
-def compare(arguments: argparse.Namespace, batch: int) -> dict[str, Any]:
+def compare(
+    arguments: argparse.Namespace,
+    loaded: "PreTrainedModel",
+    vocabulary: int,
+    prompts: list[list[int]],
+    batch: int,
+) -> dict[str, Any]:
     """Each engine in turn, `--repeats` times, after a warm-up."""
-    model = LanguageModel(name=arguments.model)
-    loaded, prompts = model.load(arguments.device), asked(arguments, model)
     sampling = Sampling(new_tokens=arguments.tokens)
     plain, vllm = (
         engine_for(
-            name, vocabulary=model.vocabulary, end=None, length=LENGTH + arguments.tokens, batch=batch,
+            name, vocabulary=vocabulary, end=None, length=LENGTH + arguments.tokens, batch=batch,
             device=arguments.device,
         )
         for name in ENGINES
@@ -96,9 +100,10 @@ def main() -> None:
         vllm_python()
     except ValueError as error:
         sys.exit(str(error))
-    rows = []
+    model, rows = LanguageModel(name=arguments.model), []
+    loaded, prompts = model.load(arguments.device), asked(arguments, model)
     for batch in arguments.batch:
-        rows.append(compare(arguments, batch))
+        rows.append(compare(arguments, loaded, model.vocabulary, prompts, batch))
         told = rows[-1]["tokens_per_s"]
         print(
             f"batch {batch:4d} | transformers {told['transformers']:8.1f} | vllm {told['vllm']:8.1f} | "

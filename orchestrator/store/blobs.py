@@ -55,15 +55,16 @@ def fault(space: Bytes, ref: FileRef) -> tuple[Fault, str] | None:
 
 def _fault(space: Bytes, ref: FileRef, hashed: Callable[[str], str]) -> tuple[Fault, str] | None:
     path = blob_path(ref.digest)
+    missing: tuple[Fault, str] = "missing", f"{path} is missing"
     found = space.stat(path)
     if found is None:
-        return "missing", f"{path} is missing"
+        return missing
     if found.size != ref.size:
         return "size", f"{path} has {found.size} bytes, expected {ref.size}"
     try:
         digest = hashed(path)
     except FileNotFoundError:
-        return "missing", f"{path} is missing"
+        return missing
     except OSError as error:
         if error.errno != errno.EIO:
             raise

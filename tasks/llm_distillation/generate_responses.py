@@ -25,10 +25,9 @@ from orchestrator.task import (
 )
 from tasks.llm_distillation.models.language_model import LanguageModel
 from tasks.llm_distillation.models.model_artifact import load_artifact
-from tasks.llm_distillation.models.vocabulary import check_covers, check_length, model_facts, vocabulary_size
+from tasks.llm_distillation.models.vocabulary import check_covers, check_length, model_facts
 from tasks.llm_distillation.text.corpus import Corpus
-from tasks.llm_distillation.writing.answering import answer, prompt_rows, prompts_of
-from tasks.llm_distillation.writing.engines import engine_for
+from tasks.llm_distillation.writing.answering import answer, answering_engine, prompt_rows, prompts_of
 from tasks.llm_distillation.writing.generation import Sampling
 from tasks.llm_distillation.writing.responses import KIND, TABLE, response_table
 
@@ -112,10 +111,9 @@ class GenerateResponses(Task[GenerateConfig]):
         self.config = config
         own = config.sampling.engine == "transformers"
         model, self.tokenizer = _loaded(config, inputs, context.device if own else "cpu")
-        self.engine = engine_for(
-            config.sampling.engine, vocabulary=vocabulary_size(self.tokenizer), end=self.tokenizer.eos_token_id,
-            length=config.length + config.sampling.new_tokens, batch=config.batch, device=context.device,
-        )  # fmt: skip
+        self.engine = answering_engine(
+            self.tokenizer, config.sampling, length=config.length, batch=config.batch, device=context.device
+        )
         self.writer = self.engine.writer(model)
         self.examples = config.corpus.unchanged(facts["corpus"])
         self.rows = prompt_rows(self.examples, answered=False)

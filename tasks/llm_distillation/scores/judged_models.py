@@ -14,10 +14,10 @@ from tasks.llm_distillation.models.vocabulary import (
     check_length,
     check_same_tokens,
     model_facts,
-    vocabulary_size,
 )
 from tasks.llm_distillation.text.packing import check_sealed
-from tasks.llm_distillation.writing.engines import Engine, Writer, engine_for
+from tasks.llm_distillation.writing.answering import answering_engine
+from tasks.llm_distillation.writing.engines import Engine, Writer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -89,11 +89,10 @@ class JudgedModels:
 
     @cached_property
     def _engine(self) -> Engine:
-        config, tokenizer = self._config, self.tokenizer
-        return engine_for(
-            config.sampling.engine, vocabulary=vocabulary_size(tokenizer), end=tokenizer.eos_token_id,
-            length=config.length + config.sampling.new_tokens, batch=config.batch, device=self._device,
-        )  # fmt: skip
+        config = self._config
+        return answering_engine(
+            self.tokenizer, config.sampling, length=config.length, batch=config.batch, device=self._device
+        )
 
     def writer(self, role: Judged) -> Writer:
         """What writes for the model judged under this name."""

@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.task import Context, Progress
+from tasks.llm_distillation.models.vocabulary import vocabulary_size
 from tasks.llm_distillation.text.chat import openings
 from tasks.llm_distillation.text.corpus import Corpus
 from tasks.llm_distillation.text.examples import Dialogue, Example
-from tasks.llm_distillation.writing.engines import Writer
+from tasks.llm_distillation.writing.engines import Engine, Writer, engine_for
 from tasks.llm_distillation.writing.generation import Sampling
 
 if TYPE_CHECKING:
@@ -46,6 +47,16 @@ def prompts_of(
     dialogues = [example for row in rows if isinstance(example := examples[row], Dialogue)]
     found = zip(rows, openings([dialogue.opening for dialogue in dialogues], tokenizer, corpus), strict=True)
     return {row: ids for row, ids in found if len(ids) <= length}
+
+
+def answering_engine(
+    tokenizer: "PreTrainedTokenizerBase", sampling: Sampling, *, length: int, batch: int, device: str
+) -> Engine:
+    """What writes answers to prompts of at most `length` tokens. Raises as `engine_for`."""
+    return engine_for(
+        sampling.engine, vocabulary=vocabulary_size(tokenizer), end=tokenizer.eos_token_id,
+        length=length + sampling.new_tokens, batch=batch, device=device,
+    )  # fmt: skip
 
 
 def answer(

@@ -15,6 +15,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from orchestrator.errors import last_line
 from tasks.llm_distillation.writing import vllm_process
 
 PYTHON = "LIMBECK_VLLM_PYTHON"
@@ -90,7 +91,8 @@ class VllmProcess:
         code = self._process.wait()
         if code == -signal.SIGKILL:
             return MemoryError("vLLM's process was killed, as is done where memory runs out")
-        return RuntimeError(f"vLLM ended with code {code}: {_last_line(self._log)}")
+        said = last_line(self._log.read_text(errors="replace"))
+        return RuntimeError(f"vLLM ended with code {code}: {said}")
 
 
 def _opened(pipe: IO[bytes] | None) -> IO[bytes]:
@@ -116,8 +118,3 @@ def _environment(device: str) -> dict[str, str]:
         number = torch.device(device).index or 0
         own["CUDA_VISIBLE_DEVICES"] = visible[number] if number < len(visible) and visible[0] else str(number)
     return kept | own
-
-
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:500] if lines else "it said nothing"

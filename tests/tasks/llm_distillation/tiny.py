@@ -4,9 +4,7 @@ There are two sizes: a tokenizer of bytes for text as it is, and one of single l
 something in a few steps (`word_...`).
 """
 
-import importlib.util
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrain
 
 from tasks.data.files import data_folder
 from tasks.llm_distillation.models.quiet import quiet
-from tasks.llm_distillation.writing.vllm_client import PYTHON
+from tasks.llm_distillation.writing.vllm_client import vllm_python
 
 TEXT = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
 CHAT = (
@@ -35,9 +33,11 @@ def needs(name: str) -> pytest.MarkDecorator:
 
 def needs_vllm(test):
     """A slow test that skips where no vLLM is at hand."""
-    missing = PYTHON not in os.environ and importlib.util.find_spec("vllm") is None
-    reason = f"vLLM is not installed beside us, and {PYTHON} names no Python that has it"
-    return pytest.mark.slow(pytest.mark.skipif(missing, reason=reason)(test))
+    try:
+        vllm_python()
+    except ValueError as error:
+        test = pytest.mark.skip(reason=str(error))(test)
+    return pytest.mark.slow(test)
 
 
 def tokenizer(size: int = 300, *, pad: bool = False, chat: bool = False, text: str = TEXT):

@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
+from engine import gone
 from pydantic import ValidationError
 
 from tasks.llm_distillation.distill_lm import DistillLm
@@ -154,14 +153,11 @@ def test_no_process_outlives_who_asked(tmp_path):
     )
     asking = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=env())
     try:
-        child = psutil.Process(int(asking.stdout.readline()))
+        child = int(asking.stdout.readline())
     finally:
         asking.kill()
         asking.communicate()
-    deadline = time.monotonic() + 30
-    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert gone([child])
 
 
 @needs_vllm
