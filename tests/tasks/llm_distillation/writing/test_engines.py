@@ -65,7 +65,8 @@ def given(tmp_path_factory):
 
 
 def env():
-    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])}
+    root = Path(__file__).parents[4]
+    return os.environ | {"PYTHONPATH": f"{root}:{root / 'tests/support'}"}
 
 
 @needs_vllm
