@@ -15,7 +15,6 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from orchestrator.errors import last_line
 from tasks.llm_distillation.writing import vllm_process
 
 PYTHON = "LIMBECK_VLLM_PYTHON"
@@ -91,7 +90,7 @@ class VllmProcess:
         code = self._process.wait()
         if code == -signal.SIGKILL:
             return MemoryError("vLLM's process was killed, as is done where memory runs out")
-        said = last_line(self._log.read_text(errors="replace"))
+        said = self._log.read_text(errors="replace").rstrip().rpartition("\n")[2]
         return RuntimeError(f"vLLM ended with code {code}: {said}")
 
 
