@@ -9,7 +9,8 @@ most threads; max_error the largest difference of the loss and of any gradient, 
     .venv/bin/python benchmarks/lm_loss.py
 
 Peaks are taken as in matching_memory.py: a fresh process for each, resident memory at its highest less that before;
-the gradient of the head, which both ways make, is taken off. Time: both ways in turn in one process, medians.
+the gradient of the head, which both ways make, is taken off. Time: both ways in turn in one process that keeps freed
+memory, as workers do; medians of the seconds, and of each round's ratio.
 
 With a GPU: bfloat16, V = 128,256 and B*T = 8,192, hidden size 4,096, and Liger's fused JSD beside where it is
 installed (jsd without cross-entropy, all it has). Never yet run there.
@@ -106,7 +107,7 @@ def measure(args: argparse.Namespace, name: str, tokens: int, vocabulary: int) -
     row["plain_mb"] = ask("plain", most, RETURN_FREED)
     row["memory_ratio"] = row["mb"] / row["plain_mb"]
     row["seconds"] = {threads: ask("time", threads, KEEP_FREED) for threads in args.threads}
-    row["time_ratio"] = {n: took["ours"] / took["plain"] for n, took in row["seconds"].items()}
+    row["time_ratio"] = {n: took.pop("ratio") for n, took in row["seconds"].items()}
     row["error"] = ask("error", most, KEEP_FREED)
     if DEVICE == "cuda" and name == "jsd" and find_spec("liger_kernel"):
         row["liger_mb"] = ask("liger", most, RETURN_FREED)
@@ -141,8 +142,8 @@ def in_child(args, kind: str, name: str, tokens: int, vocabulary: int, threads: 
     """What a fresh process of this script finds."""
     command = [sys.executable, __file__, "--child", kind, "--divergences", name, "--tokens", str(tokens)]
     command += ["--vocabulary", str(vocabulary), "--threads", str(threads), "--repeats", str(args.repeats)]
-    tuned = {"GLIBC_TUNABLES": malloc, "OMP_WAIT_POLICY": "PASSIVE"}  # no spinning beside other work
-    done = subprocess.run(command, env={**os.environ, **tuned}, stdout=subprocess.PIPE, text=True, check=True)
+    env = {**os.environ, "GLIBC_TUNABLES": malloc}
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
 
@@ -222,7 +223,7 @@ def error(mine: tuple[torch.Tensor, ...], theirs: tuple[torch.Tensor, ...]) -> f
 
 
 def alternate(ways: dict, problem: Problem, repeats: int) -> dict[str, float]:
-    """Median seconds of each way."""
+    """Median seconds of each way, and the median over rounds of ours to plain: a machine's speed may drift."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         step(way, problem)
@@ -233,7 +234,8 @@ def alternate(ways: dict, problem: Problem, repeats: int) -> dict[str, float]:
             if DEVICE == "cuda":
                 torch.cuda.synchronize()
             times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
+    ratio = statistics.median(mine / its for mine, its in zip(times["ours"], times["plain"], strict=True))
+    return {"ratio": ratio, **{name: statistics.median(seconds) for name, seconds in times.items()}}
 
 
 if __name__ == "__main__":

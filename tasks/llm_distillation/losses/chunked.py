@@ -18,7 +18,7 @@ CHUNK_MB = {"cpu": 336, "cuda": 1024}
 """Memory of a chunk's logits, of student and teacher together, by device, in MiB."""
 BLOCK_ELEMENTS = 2**17
 """Logits that one thread of a CPU works on together, so that what is made of them stays in the cache."""
-SHARED_BLOCK_ELEMENTS = 2**20
+SHARED_BLOCK_ELEMENTS = 2**19
 """The same for several threads, which wait for each other after every operation: fewer and longer ones."""
 
 RowLoss = Callable[[Tensor, slice], dict[str, Tensor]]
