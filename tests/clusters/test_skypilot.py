@@ -223,7 +223,7 @@ def test_the_profile_that_comes_with_limbeck():
     jsonschema.Draft202012Validator(SCHEMA).validate(values)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_the_script_on_two_nodes(tmp_path):
     """Both are this machine: Ray comes up with the token, the second node joins, then the first runs the driver."""
     with socket.socket() as free:

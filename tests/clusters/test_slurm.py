@@ -202,7 +202,7 @@ def ray_env(tmp_path, monkeypatch):
     return env
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_two_nodes_make_one_ray_and_leave_nothing(ray_env, tmp_path):
     """Without Slurm: Ray comes up with the token, without which its ports do nothing and tell nothing; the
     command runs on the first node; files and processes go."""

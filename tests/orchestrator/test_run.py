@@ -85,7 +85,7 @@ def test_stages_that_share_shards_compute_them_once(tmp_path):
     assert bench.marks("start") == 3
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_killed_driver_is_resumed(tmp_path, undisturbed):
     bench = Bench(tmp_path)
     options = ["walk.pause_s=0.4", "walk.progress_s=0", "walk.resources.workers=1"]
