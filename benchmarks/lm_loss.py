@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from matching_memory import DEVICE, KEEP_FREED, RETURN_FREED, free_mb, peak_mb
@@ -106,8 +106,9 @@ def measure(args: argparse.Namespace, name: str, tokens: int, vocabulary: int) -
         return row
     row["plain_mb"] = ask("plain", most, RETURN_FREED)
     row["memory_ratio"] = row["mb"] / row["plain_mb"]
-    row["seconds"] = {threads: ask("time", threads, KEEP_FREED) for threads in args.threads}
-    row["time_ratio"] = {n: took.pop("ratio") for n, took in row["seconds"].items()}
+    timed = {threads: ask("time", threads, KEEP_FREED) for threads in args.threads}
+    row["seconds"] = {threads: found["seconds"] for threads, found in timed.items()}
+    row["time_ratio"] = {threads: found["ratio"] for threads, found in timed.items()}
     row["error"] = ask("error", most, KEEP_FREED)
     if DEVICE == "cuda" and name == "jsd" and find_spec("liger_kernel"):
         row["liger_mb"] = ask("liger", most, RETURN_FREED)
@@ -147,7 +148,7 @@ def in_child(args, kind: str, name: str, tokens: int, vocabulary: int, threads: 
     return json.loads(done.stdout)
 
 
-def child(args: argparse.Namespace) -> float | dict[str, float]:
+def child(args: argparse.Namespace) -> float | dict[str, Any]:
     torch.set_num_threads(args.threads[0])
     name, problem = args.divergences[0], make(args.tokens, args.vocabulary)
     ways = {"ours": lambda p: ours(p, name), "plain": lambda p: plain(p, name)}
@@ -222,8 +223,8 @@ def error(mine: tuple[torch.Tensor, ...], theirs: tuple[torch.Tensor, ...]) -> f
     )
 
 
-def alternate(ways: dict, problem: Problem, repeats: int) -> dict[str, float]:
-    """Median seconds of each way, and the median over rounds of ours to plain: a machine's speed may drift."""
+def alternate(ways: dict, problem: Problem, repeats: int) -> dict[str, Any]:
+    """Median seconds of each way, and the median ratio of ours to plain in a round: a machine's speed may drift."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         step(way, problem)
@@ -235,7 +236,7 @@ def alternate(ways: dict, problem: Problem, repeats: int) -> dict[str, float]:
                 torch.cuda.synchronize()
             times[name].append(time.perf_counter() - started)
     ratio = statistics.median(mine / its for mine, its in zip(times["ours"], times["plain"], strict=True))
-    return {"ratio": ratio, **{name: statistics.median(seconds) for name, seconds in times.items()}}
+    return {"ratio": ratio, "seconds": {name: statistics.median(took) for name, took in times.items()}}
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ class VllmProcess:
         if code == -signal.SIGKILL:
             return MemoryError("vLLM's process was killed, as is done where memory runs out")
         said = self._log.read_text(errors="replace").rstrip().rpartition("\n")[2]
-        return RuntimeError(f"vLLM ended with code {code}: {said}")
+        return RuntimeError(f"vLLM ended with code {code}: {said or 'it said nothing'}")
 
 
 def _opened(pipe: IO[bytes] | None) -> IO[bytes]:
